@@ -1,0 +1,149 @@
+"""The interface between an algorithm and the runner.
+
+An agent owns its networks, optimisers, memory and random streams. The runner owns
+the environment, the clock, evaluation, logging and checkpoints, and knows nothing
+about any algorithm. Every array carries a leading axis of R replicas: independent
+seeds of one configuration that are trained side by side.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from algos.config import AgentConfig
+from algos.rng import ReplicaRng
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """What an agent may know of its task before the first step.
+
+    Attributes:
+        obs_shape: shape of one observation.
+        action_dim: number of action coordinates; every one lies in [-1, 1].
+    """
+
+    obs_shape: tuple[int, ...]
+    action_dim: int
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One environment step of every replica, as the runner hands it over.
+
+    Attributes:
+        obs: observation before the step, `[R, *obs_shape]` float32.
+        action: the agent's action, `[R, action_dim]` float32 in [-1, 1].
+        reward: `[R]` float32, unscaled.
+        next_obs: observation after the step (never that of a new episode), like `obs`.
+        terminated: `[R]` bool, the episode ended by the task's rules: nothing follows.
+        truncated: `[R]` bool, the episode was cut by a time limit: values bootstrap.
+    """
+
+    obs: Array
+    action: Array
+    reward: Array
+    next_obs: Array
+    terminated: Array
+    truncated: Array
+
+
+class Agent(ABC):
+    """Base of every algorithm: one file in `algos/`, one subclass.
+
+    The class facts below are read by the runner, the checks and the docs.
+    """
+
+    title: ClassVar[str]
+    """Name in tables and figures."""
+    paper: ClassVar[str]
+    """Reference of the algorithm."""
+    Config: ClassVar[type[AgentConfig]]
+    """Options with their defaults: the correct reading of paper and code."""
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Named sets of options; `released` is the authors' code, `quick` a reduced cost."""
+    task_overrides: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Per-task options published with the method, by task id."""
+    observation_kinds: ClassVar[tuple[str, ...]] = ("state",)
+    """Kinds of observation that it takes: `state`, `pixels`."""
+    on_policy: ClassVar[bool] = False
+    """True if it learns only from what the current policy collects."""
+    max_replicas: ClassVar[int | None] = None
+    """Largest R that it takes; None is any."""
+
+    def __init__(
+        self,
+        spaces: Spaces,
+        config: Any,
+        seeds: Sequence[int],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Build networks, optimisers and memory for `len(seeds)` replicas."""
+        self.spaces = spaces
+        self.config = config
+        self.device = torch.device(device)
+        self.replicas = len(seeds)
+        self.rng = ReplicaRng(seeds, self.device)
+        # Evaluation draws from streams of its own, so that how often one
+        # evaluates never changes what is learned.
+        self.eval_rng = ReplicaRng([seed + 0x5EED for seed in seeds], self.device)
+
+    def act(self, obs: Array, explore: bool) -> Array:
+        """Choose actions.
+
+        Args:
+            obs: `[R, N, *obs_shape]`; N is 1 in training and the number of
+                parallel episodes in evaluation.
+            explore: True while collecting data, False in evaluation.
+
+        Returns:
+            Actions `[R, N, action_dim]`, float32 in [-1, 1].
+        """
+        with torch.inference_mode():
+            tensor = torch.as_tensor(np.ascontiguousarray(obs, np.float32), device=self.device)
+            rng = self.rng if explore else self.eval_rng
+            action = self.policy(tensor, explore, rng)
+            return action.clamp_(-1.0, 1.0).float().cpu().numpy()
+
+    @abstractmethod
+    def policy(self, obs: Tensor, explore: bool, rng: ReplicaRng) -> Tensor:
+        """Actions `[R, N, action_dim]` for `obs` `[R, N, *obs_shape]`, all noise from `rng`."""
+
+    @abstractmethod
+    def observe(self, transition: Transition) -> None:
+        """Store one step of every replica."""
+
+    @abstractmethod
+    def update(self) -> dict[str, Tensor]:
+        """Do the learning that one environment step pays for.
+
+        Returns:
+            Metrics of this update, each `[R]` and still on the device (the runner
+            reads them now and then; an update never waits for the host). Empty
+            while there is nothing to learn from.
+        """
+
+    @abstractmethod
+    def components(self) -> dict[str, Any]:
+        """Everything with `state_dict` and `load_state_dict` that changes the future."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides what this agent does next: weights, memory, streams, counters."""
+        parts = {"rng": self.rng, "eval_rng": self.eval_rng, **self.components()}
+        return {name: part.state_dict() for name, part in parts.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue exactly where `state_dict` was taken."""
+        parts = {**self.components(), "rng": self.rng, "eval_rng": self.eval_rng}
+        for name, part in parts.items():
+            part.load_state_dict(state[name])

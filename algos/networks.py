@@ -1,0 +1,396 @@
+"""Networks with a leading stack axis.
+
+A stack is S independent networks of one shape, evaluated by one batched product per
+layer: the R replicas of an actor (S = R), or R pairs of critics (S = 2R, the pair of
+replica r at 2r and 2r + 1). Weights and gradients are float32. With `dtype` bfloat16
+the matrix products run on bfloat16 copies of weights and activations.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from algos.rng import ReplicaRng
+
+Initialiser = Callable[[ReplicaRng, int, int, int], tuple[Tensor, Tensor]]
+
+PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def compute_dtype(precision: str) -> torch.dtype:
+    """Data type of the large products under the option `precision`.
+
+    `tf32` is float32 whose products may use tensor cores; it has no effect on a CPU.
+    """
+    if precision == "tf32":
+        torch.backends.cuda.matmul.allow_tf32 = True
+    return PRECISIONS[precision]
+
+
+def uniform_init(rng: ReplicaRng, copies: int, fan_in: int, fan_out: int) -> tuple[Tensor, Tensor]:
+    """Torch's default for a linear layer: weight and bias U(+-1/sqrt(fan_in))."""
+    bound = 1.0 / math.sqrt(fan_in)
+    weight = rng.uniform(copies, fan_in, fan_out, low=-bound, high=bound)
+    bias = rng.uniform(copies, 1, fan_out, low=-bound, high=bound)
+    return weight.flatten(0, 1), bias.flatten(0, 1)
+
+
+def orthogonal_init(
+    rng: ReplicaRng, copies: int, fan_in: int, fan_out: int
+) -> tuple[Tensor, Tensor]:
+    """Orthogonal weight, zero bias."""
+    tall = rng.normal(copies, max(fan_in, fan_out), min(fan_in, fan_out)).flatten(0, 1)
+    q, r = torch.linalg.qr(tall)
+    # The sign of R's diagonal makes the distribution uniform over orthogonal matrices.
+    q = q * torch.diagonal(r, dim1=-2, dim2=-1).sign().unsqueeze(-2)
+    weight = q if fan_in >= fan_out else q.transpose(-2, -1)
+    return weight.contiguous(), torch.zeros(weight.shape[0], 1, fan_out, device=weight.device)
+
+
+def scaled_normal_init(
+    rng: ReplicaRng, copies: int, fan_in: int, fan_out: int
+) -> tuple[Tensor, Tensor]:
+    """N(0, 1/(4 fan_in)) weight, zero bias: QVPO's and DIPO's released initialisation."""
+    weight = rng.normal(copies, fan_in, fan_out).flatten(0, 1) / (2.0 * math.sqrt(fan_in))
+    return weight, torch.zeros(weight.shape[0], 1, fan_out, device=weight.device)
+
+
+class StackedLinear(nn.Module):
+    """S affine maps, applied to `[S, B, fan_in]`.
+
+    Args:
+        rng: where initial weights come from; it fixes the number of replicas.
+        copies: networks per replica, so that S = R * copies.
+        fan_in: input size.
+        fan_out: output size.
+        init: how weights start.
+    """
+
+    def __init__(
+        self,
+        rng: ReplicaRng,
+        copies: int,
+        fan_in: int,
+        fan_out: int,
+        init: Initialiser = uniform_init,
+    ) -> None:
+        super().__init__()
+        weight, bias = init(rng, copies, fan_in, fan_out)
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(bias)
+
+    def forward(
+        self, x: Tensor, dtype: torch.dtype = torch.float32, frozen: bool = False
+    ) -> Tensor:
+        """Return `[S, B, fan_out]` in `dtype`.
+
+        Args:
+            x: `[S, B, fan_in]`.
+            dtype: arithmetic of the product.
+            frozen: pass gradients to `x` only; the weights get none.
+        """
+        weight, bias = self.weight, self.bias
+        if frozen:
+            weight, bias = weight.detach(), bias.detach()
+        x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
+        if weight.shape[-1] == 1:
+            # A product and a sum: a matrix product of width 1 costs six times as much.
+            return (x * weight.transpose(-2, -1)).sum(-1, keepdim=True) + bias
+        return torch.baddbmm(bias, x, weight)
+
+
+class _Mish(torch.autograd.Function):
+    """x tanh(softplus(x)) through p = sigmoid(-x): 2x / (1 + p²) - x.
+
+    One exponential and a few products, a quarter of the time of torch's own kernel.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return mish_(x.to(torch.float32, copy=True)).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        wide = x.float()
+        p = torch.sigmoid(-wide)
+        inverse = p.square().add_(1.0).reciprocal_()
+        # d/dx [2x / (1 + p²) - x] with dp/dx = -p (1 - p).
+        slope = p.square().mul_(1.0 - p).mul_(wide).mul_(inverse).mul_(2.0).add_(1.0)
+        return slope.mul_(inverse).mul_(2.0).sub_(1.0).mul_(grads[0]).to(x.dtype)
+
+
+def mish_(x: Tensor, scratch: Tensor | None = None) -> Tensor:
+    """Overwrite float32 `x` with mish(x); `scratch`, like `x`, saves an allocation."""
+    p = torch.neg(x, out=scratch) if scratch is not None else torch.neg(x)
+    half = torch.div(x, p.sigmoid_().square_().add_(1.0), out=p)
+    return torch.lerp(x, half, 2.0, out=x)
+
+
+def mish(x: Tensor) -> Tensor:
+    """Mish activation, x tanh(softplus(x)), with gradients."""
+    return _Mish.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "elu": F.elu,
+    "mish": mish,
+    "tanh": torch.tanh,
+}
+
+
+class MLP(nn.Module):
+    """S multi-layer perceptrons; the last layer is linear.
+
+    Args:
+        rng: where initial weights come from.
+        copies: networks per replica.
+        sizes: input, hidden and output sizes.
+        activation: name in `ACTIVATIONS`, used after every hidden layer.
+        dtype: arithmetic of the hidden layers.
+        init: how weights start.
+        out_dtype: arithmetic and type of the output. Values and actions stay float32:
+            eight bits of mantissa would round a value of 500 to a multiple of 2.
+    """
+
+    def __init__(
+        self,
+        rng: ReplicaRng,
+        copies: int,
+        sizes: Sequence[int],
+        activation: str = "relu",
+        dtype: torch.dtype = torch.float32,
+        init: Initialiser = uniform_init,
+        out_dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(StackedLinear(rng, copies, i, o, init) for i, o in pairs)
+        self.copies = copies
+        self.activation = ACTIVATIONS[activation]
+        self.dtype, self.out_dtype = dtype, out_dtype
+
+    def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
+        """Map `[R, B, in]` to `[R * copies, B, out]`.
+
+        Args:
+            x: the same input for all copies of a replica.
+            frozen: see `StackedLinear.forward`.
+        """
+        if self.copies > 1:
+            x = x.repeat_interleave(self.copies, dim=0)
+        for layer in self.layers[:-1]:
+            x = self.activation(layer(x, self.dtype, frozen))
+        return self.layers[-1](x, self.out_dtype, frozen)  # type: ignore[no-any-return]
+
+
+class SampleMLP(MLP):
+    """MLP of (x, condition) that can be evaluated for many x under one condition.
+
+    With K samples per state the condition's share of the first layer is the same for
+    all of them, so `condition` computes it once and `many` adds it to each sample's.
+
+    Args:
+        rng, copies, activation, dtype, init: see `MLP`.
+        sample_dim: size of x, the first part of the input.
+        sizes: condition, hidden and output sizes.
+    """
+
+    # Rows handled at a time on a CPU: one layer's activations then stay in its cache.
+    CHUNK = 512
+
+    def __init__(
+        self,
+        rng: ReplicaRng,
+        copies: int,
+        sample_dim: int,
+        sizes: Sequence[int],
+        activation: str = "relu",
+        dtype: torch.dtype = torch.float32,
+        init: Initialiser = uniform_init,
+    ) -> None:
+        super().__init__(rng, copies, [sample_dim + sizes[0], *sizes[1:]], activation, dtype, init)
+        self.sample_dim = sample_dim
+
+    def forward(self, x: Tensor, condition: Tensor, frozen: bool = False) -> Tensor:  # type: ignore[override]
+        """Map `[R, B, x]` and `[R, B, condition]` to `[R * copies, B, out]`."""
+        return super().forward(torch.cat([x, condition], dim=-1), frozen)
+
+    @torch.no_grad()
+    def condition(self, condition: Tensor) -> Tensor:
+        """First-layer share of `[R, B, condition]`, `[R * copies, B, hidden]`."""
+        first = self.layers[0]
+        x = condition.repeat_interleave(self.copies, dim=0).to(self.dtype)
+        weight = first.weight[:, self.sample_dim :].to(self.dtype)
+        return torch.baddbmm(first.bias.to(self.dtype), x, weight)
+
+    @torch.no_grad()
+    def many(self, x: Tensor, conditioned: Tensor) -> Tensor:
+        """Outputs `[S, B, K, out]` for K samples of each condition, without gradients.
+
+        Args:
+            x: samples `[R, B, K, x]`.
+            conditioned: result of `condition` for the B conditions.
+        """
+        x = x.repeat_interleave(self.copies, dim=0)
+        stack, _, samples, _ = x.shape
+        states = max(1, self.CHUNK // (stack * samples)) if x.device.type == "cpu" else x.shape[1]
+        weights = [layer.weight.to(self.dtype) for layer in self.layers[:-1]]
+        pieces = zip(x.split(states, 1), conditioned.split(states, 1), strict=True)
+        return torch.cat([self._piece(a, c, weights) for a, c in pieces], dim=1)
+
+    def _piece(self, x: Tensor, conditioned: Tensor, weights: list[Tensor]) -> Tensor:
+        """`many` for as many states as fit the cache."""
+        stack, states, samples, _ = x.shape
+        h = torch.bmm(x.flatten(1, 2).to(self.dtype), weights[0][:, : self.sample_dim])
+        h.view(stack, states, samples, -1).add_(conditioned.unsqueeze(2))
+        wide = self._activate(h)
+        for layer, weight in zip(self.layers[1:-1], weights[1:], strict=True):
+            wide = self._activate(
+                torch.baddbmm(layer.bias.to(self.dtype), wide.to(self.dtype), weight)
+            )
+        out = self.layers[-1]
+        return torch.baddbmm(out.bias, wide, out.weight).view(stack, states, samples, -1)
+
+    def _activate(self, h: Tensor) -> Tensor:
+        """Activation in float32; mish overwrites its input's copy."""
+        wide = h.float()
+        return mish_(wide) if self.activation is mish else self.activation(wide)
+
+
+class TwinCritic(nn.Module):
+    """Two action values per replica, Q1 and Q2, each an MLP of (action, obs)."""
+
+    def __init__(
+        self,
+        rng: ReplicaRng,
+        obs_dim: int,
+        action_dim: int,
+        hidden: Sequence[int],
+        activation: str = "relu",
+        dtype: torch.dtype = torch.float32,
+        init: Initialiser = uniform_init,
+    ) -> None:
+        super().__init__()
+        self.net = SampleMLP(rng, 2, action_dim, [obs_dim, *hidden, 1], activation, dtype, init)
+
+    def forward(self, obs: Tensor, action: Tensor, frozen: bool = False) -> Tensor:
+        """Return both values `[R, 2, B]` of `obs` `[R, B, S]` and `action` `[R, B, A]`."""
+        return self.net(action, obs, frozen).view(obs.shape[0], 2, -1)  # type: ignore[no-any-return]
+
+    def minimum(self, obs: Tensor, actions: Tensor) -> Tensor:
+        """min(Q1, Q2) `[R, B, K]` of K actions `[R, B, K, A]` per state, without gradients."""
+        q = self.net.many(actions, self.net.condition(obs))
+        return q.view(obs.shape[0], 2, *actions.shape[1:3]).amin(1)
+
+
+class GaussianActor(nn.Module):
+    """Tanh-squashed Gaussian policy, log std rescaled by tanh into [-5, 2]."""
+
+    LOG_STD_LOW, LOG_STD_HIGH = -5.0, 2.0
+
+    def __init__(
+        self,
+        rng: ReplicaRng,
+        obs_dim: int,
+        action_dim: int,
+        hidden: Sequence[int],
+        activation: str = "relu",
+        dtype: torch.dtype = torch.float32,
+        init: Initialiser = uniform_init,
+    ) -> None:
+        super().__init__()
+        self.net = MLP(rng, 1, [obs_dim, *hidden, 2 * action_dim], activation, dtype, init)
+
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log std before squashing, `[R, B, A]` each."""
+        mean, raw = self.net(obs).chunk(2, dim=-1)
+        half = 0.5 * (self.LOG_STD_HIGH - self.LOG_STD_LOW)
+        return mean, self.LOG_STD_LOW + half * (torch.tanh(raw) + 1.0)
+
+    def sample(self, obs: Tensor, rng: ReplicaRng) -> tuple[Tensor, Tensor]:
+        """Draw actions `[R, B, A]` by reparameterisation, with log pi `[R, B]`."""
+        mean, log_std = self(obs)
+        noise = rng.normal(*mean.shape[1:])
+        pre = mean + log_std.exp() * noise
+        log_normal = -0.5 * noise.square() - log_std - 0.5 * math.log(2.0 * math.pi)
+        # log(1 - tanh(u)^2) in the form that is exact for large |u|.
+        log_slope = 2.0 * (math.log(2.0) - pre - F.softplus(-2.0 * pre))
+        return torch.tanh(pre), (log_normal - log_slope).sum(-1)
+
+    def mean_action(self, obs: Tensor) -> Tensor:
+        """The squashed mean `[R, B, A]`, used in evaluation."""
+        return torch.tanh(self(obs)[0])
+
+
+class Temperature(nn.Module):
+    """Entropy weight alpha, one per replica, fixed or learned as exp(log_alpha)."""
+
+    def __init__(self, replicas: int, initial: float, device: torch.device) -> None:
+        super().__init__()
+        start = torch.full((replicas,), math.log(initial), device=device)
+        self.log_alpha = nn.Parameter(start)
+
+    def value(self) -> Tensor:
+        """Alpha `[R]`, without gradient."""
+        return self.log_alpha.detach().exp()
+
+    def loss(self, log_prob: Tensor, target_entropy: float) -> Tensor:
+        """Sum over replicas of E[-alpha (log pi + target entropy)]; `log_prob` is `[R, B]`."""
+        gap = (log_prob.detach() + target_entropy).mean(-1)
+        return -(self.log_alpha.exp() * gap).sum()
+
+
+def per_replica_mean(values: Tensor) -> Tensor:
+    """Mean over all but the leading axis: losses average within a replica, `[R]`."""
+    return values.flatten(1).mean(-1)
+
+
+def adam(parameters: Iterable[nn.Parameter], lr: float, eps: float = 1e-8) -> torch.optim.Adam:
+    """Adam with one fused kernel over all parameters."""
+    return torch.optim.Adam(parameters, lr=lr, eps=eps, fused=True)
+
+
+def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One optimiser step on `loss`, a sum over replicas of losses that share nothing."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+
+
+def clone_frozen(module: nn.Module) -> Any:
+    """A copy of `module` whose parameters never get gradients: a target network."""
+    twin = copy.deepcopy(module)
+    return twin.requires_grad_(False)
+
+
+@torch.no_grad()
+def polyak_(target: nn.Module, online: nn.Module, rate: float) -> None:
+    """target <- (1 - rate) target + rate online, in one call."""
+    torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), rate)
+
+
+@torch.no_grad()
+def clip_grad_norm_(parameters: Iterable[nn.Parameter], replicas: int, limit: float) -> Tensor:
+    """Scale each replica's gradient to a global norm of at most `limit`.
+
+    Returns:
+        The norms before scaling, `[R]`.
+    """
+    grads = [p.grad for p in parameters if p.grad is not None]
+    squares = [g.reshape(replicas, -1).square().sum(-1) for g in grads]
+    norm = torch.stack(squares).sum(0).sqrt()
+    scale = (limit / (norm + 1e-6)).clamp_(max=1.0)
+    for g in grads:
+        copies = g.shape[0] // replicas
+        g.mul_(scale.repeat_interleave(copies).view(-1, *[1] * (g.dim() - 1)))
+    return norm

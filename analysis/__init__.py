@@ -1,0 +1,1 @@
+"""Turns the runs of an experiment folder into tables and figures; reads files only."""

@@ -1,0 +1,183 @@
+"""The task registry: one list that the runner, the tests, the CLI and the docs all read.
+
+A suite is a module with a tuple `TASKS` of `Task`s. A `Task` holds facts only, so reading them
+imports no simulator; the environment itself is named by its entry point and loaded when made.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+from gymnasium.utils import seeding
+
+_TASKS: dict[str, Task] = {}
+
+
+class UnknownTask(ValueError):
+    """A task or suite name that is not registered; its text is one line with the nearest match."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One environment with its protocol facts.
+
+    Attributes:
+        id: `suite/name`, for example `mbbl/HalfCheetah`.
+        obs_shape: Shape of one observation, without replica or episode axes.
+        action_dim: Number of action components.
+        max_episode_steps: Agent steps after which an episode is truncated.
+        terminates: Whether an episode can end before that, through `terminated`.
+        source: Where the definition comes from, as a citation.
+        gymnasium_id: Name under which `gymnasium.make` finds the same environment.
+        entry_point: `module:callable` that builds it.
+        kwargs: Arguments that select this task at the entry point.
+        options: Names of further arguments that `make` passes on.
+        observation_kind: What the agent sees.
+        action_repeat: Simulator control steps for each agent step.
+        wrapped_limit: True if the environment does not count its own steps, so that gymnasium's
+            `TimeLimit` and `OrderEnforcing` are put around it.
+    """
+
+    id: str
+    obs_shape: tuple[int, ...]
+    action_dim: int
+    max_episode_steps: int
+    terminates: bool
+    source: str
+    gymnasium_id: str
+    entry_point: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    options: tuple[str, ...] = ()
+    observation_kind: Literal["state", "pixels"] = "state"
+    action_repeat: int = 1
+    wrapped_limit: bool = False
+
+    @property
+    def suite(self) -> str:
+        """The part of the id before the slash."""
+        return self.id.partition("/")[0]
+
+
+def register(task: Task) -> None:
+    """Add a task to this registry and to gymnasium's.
+
+    Args:
+        task: The task to add.
+
+    Raises:
+        ValueError: If its id is taken.
+    """
+    if task.id in _TASKS:
+        raise ValueError(f"task {task.id!r} is already registered")
+    _TASKS[task.id] = task
+    gymnasium.register(
+        id=task.gymnasium_id,
+        entry_point=task.entry_point,
+        kwargs=dict(task.kwargs),
+        max_episode_steps=task.max_episode_steps if task.wrapped_limit else None,
+        order_enforce=task.wrapped_limit,
+    )
+
+
+def list_tasks(suite: str | None = None) -> list[str]:
+    """Ids of all registered tasks, in the order in which their suites list them.
+
+    Args:
+        suite: Only the tasks of this suite, for example `mbbl`.
+
+    Returns:
+        Task ids.
+
+    Raises:
+        UnknownTask: If there is no such suite.
+    """
+    if suite is None:
+        return list(_TASKS)
+    found = [task.id for task in _TASKS.values() if task.suite == suite]
+    if not found:
+        raise UnknownTask(
+            f"unknown suite {suite!r}{_nearest(suite, _suites())}; suites: {', '.join(_suites())}"
+        )
+    return found
+
+
+def task(task_id: str) -> Task:
+    """The facts of one task, without building its environment.
+
+    Args:
+        task_id: For example `mbbl/HalfCheetah`.
+
+    Returns:
+        The registered task.
+
+    Raises:
+        UnknownTask: If the id is not registered.
+    """
+    if task_id not in _TASKS:
+        raise UnknownTask(_unknown_text(task_id))
+    return _TASKS[task_id]
+
+
+def make(task_id: str, seed: int | None = None, **options: Any) -> gymnasium.Env[Any, Any]:
+    """Build the environment of a task, without gymnasium's per-step checks.
+
+    Args:
+        task_id: For example `mbbl/HalfCheetah`.
+        seed: Seeds the environment and its action space: the first `reset()` without a seed then
+            equals `reset(seed=seed)` and later ones continue the stream.
+        **options: Any of the task's `options`, for example `render_mode="rgb_array"`.
+
+    Returns:
+        A new environment, not yet reset.
+
+    Raises:
+        UnknownTask: If the id is not registered.
+        ValueError: If the task has no option of that name, or the option refuses its value.
+    """
+    entry = task(task_id)
+    for name in options:
+        if name not in entry.options:
+            raise ValueError(
+                f"{task_id} has no option {name!r}{_nearest(name, entry.options)}; "
+                f"options: {', '.join(entry.options) or 'none'}"
+            )
+    env = gymnasium.make(entry.gymnasium_id, disable_env_checker=True, **options)
+    if seed is not None:
+        _seed(env, seed)
+    return env
+
+
+def _seed(env: gymnasium.Env[Any, Any], seed: int) -> None:
+    # What Env.reset(seed=...) does to the generator, without the reset.
+    base = env.unwrapped
+    base._np_random, base._np_random_seed = seeding.np_random(seed)
+    # A seed of its own: with the same one, the first random actions would be the reset noise.
+    env.action_space.seed(int(np.random.SeedSequence([seed, 1]).generate_state(1)[0]))
+
+
+def _suites() -> list[str]:
+    return sorted({task.suite for task in _TASKS.values()})
+
+
+def _unknown_text(task_id: str) -> str:
+    text = f"unknown task {task_id!r}{_nearest(task_id, list(_TASKS))}"
+    suite = task_id.partition("/")[0]
+    if suite in _suites():
+        names = ", ".join(known.partition("/")[2] for known in list_tasks(suite))
+        return f"{text}; tasks of {suite}: {names}"
+    return f"{text}; suites: {', '.join(_suites())}"
+
+
+def _nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
+    """` (did you mean ...?)` for the nearest known name, case ignored, or an empty string."""
+    folded = {candidate.casefold(): candidate for candidate in known}
+    for candidate in known:
+        # Someone who leaves the suite out still gets the full id.
+        folded.setdefault(candidate.rpartition("/")[2].casefold(), candidate)
+    found = difflib.get_close_matches(name.casefold(), folded, n=1)
+    return f" (did you mean {folded[found[0]]!r}?)" if found else ""
