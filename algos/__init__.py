@@ -1,0 +1,52 @@
+"""Algorithms: one file each, found by discovery.
+
+A file `algos/<name>.py` that defines exactly one concrete subclass of `Agent` is the
+algorithm `<name>`. Nothing has to be registered anywhere.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from functools import cache
+from pathlib import Path
+
+from algos.agent import Agent
+from algos.config import nearest
+
+
+class UnknownAlgo(ValueError):
+    """No such algorithm; the message is one line."""
+
+
+@cache
+def _agents() -> dict[str, type[Agent]]:
+    found: dict[str, type[Agent]] = {}
+    for info in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if info.name.startswith("_"):
+            continue
+        module = importlib.import_module(f"algos.{info.name}")
+        for _, member in inspect.getmembers(module, inspect.isclass):
+            own = member.__module__ == module.__name__ and issubclass(member, Agent)
+            if own and not inspect.isabstract(member):
+                found[info.name] = member
+    return found
+
+
+def list_algos() -> list[str]:
+    """Names of all algorithms, sorted."""
+    return sorted(_agents())
+
+
+def load(name: str) -> type[Agent]:
+    """Return the agent class of an algorithm.
+
+    Raises:
+        UnknownAlgo: one line with the valid names.
+    """
+    agents = _agents()
+    if name not in agents:
+        valid = ", ".join(sorted(agents))
+        raise UnknownAlgo(f"unknown algo {name!r}: valid algos are {valid}{nearest(name, agents)}")
+    return agents[name]

@@ -186,11 +186,14 @@ class MLP(nn.Module):
             x: the same input for all copies of a replica.
             frozen: see `StackedLinear.forward`.
         """
-        if self.copies > 1:
-            x = x.repeat_interleave(self.copies, dim=0)
+        x = self._copies(x)
         for layer in self.layers[:-1]:
             x = self.activation(layer(x, self.dtype, frozen))
         return self.layers[-1](x, self.out_dtype, frozen)  # type: ignore[no-any-return]
+
+    def _copies(self, x: Tensor) -> Tensor:
+        """Give every copy of a replica the replica's input."""
+        return x.repeat_interleave(self.copies, dim=0) if self.copies > 1 else x
 
 
 class SampleMLP(MLP):
@@ -200,7 +203,7 @@ class SampleMLP(MLP):
     all of them, so `condition` computes it once and `many` adds it to each sample's.
 
     Args:
-        rng, copies, activation, dtype, init: see `MLP`.
+        rng, copies, activation, dtype, init, out_dtype: see `MLP`.
         sample_dim: size of x, the first part of the input.
         sizes: condition, hidden and output sizes.
     """
@@ -217,8 +220,10 @@ class SampleMLP(MLP):
         activation: str = "relu",
         dtype: torch.dtype = torch.float32,
         init: Initialiser = uniform_init,
+        out_dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(rng, copies, [sample_dim + sizes[0], *sizes[1:]], activation, dtype, init)
+        all_sizes = [sample_dim + sizes[0], *sizes[1:]]
+        super().__init__(rng, copies, all_sizes, activation, dtype, init, out_dtype)
         self.sample_dim = sample_dim
 
     def forward(self, x: Tensor, condition: Tensor, frozen: bool = False) -> Tensor:  # type: ignore[override]
@@ -229,19 +234,19 @@ class SampleMLP(MLP):
     def condition(self, condition: Tensor) -> Tensor:
         """First-layer share of `[R, B, condition]`, `[R * copies, B, hidden]`."""
         first = self.layers[0]
-        x = condition.repeat_interleave(self.copies, dim=0).to(self.dtype)
+        x = self._copies(condition).to(self.dtype)
         weight = first.weight[:, self.sample_dim :].to(self.dtype)
         return torch.baddbmm(first.bias.to(self.dtype), x, weight)
 
     @torch.no_grad()
     def many(self, x: Tensor, conditioned: Tensor) -> Tensor:
-        """Outputs `[S, B, K, out]` for K samples of each condition, without gradients.
+        """Outputs `[S, B, K, out]` for K samples of each condition, no gradients, `out_dtype`.
 
         Args:
             x: samples `[R, B, K, x]`.
             conditioned: result of `condition` for the B conditions.
         """
-        x = x.repeat_interleave(self.copies, dim=0)
+        x = self._copies(x)
         stack, _, samples, _ = x.shape
         states = max(1, self.CHUNK // (stack * samples)) if x.device.type == "cpu" else x.shape[1]
         weights = [layer.weight.to(self.dtype) for layer in self.layers[:-1]]
@@ -258,8 +263,7 @@ class SampleMLP(MLP):
             wide = self._activate(
                 torch.baddbmm(layer.bias.to(self.dtype), wide.to(self.dtype), weight)
             )
-        out = self.layers[-1]
-        return torch.baddbmm(out.bias, wide, out.weight).view(stack, states, samples, -1)
+        return self.layers[-1](wide, self.out_dtype).view(stack, states, samples, -1)
 
     def _activate(self, h: Tensor) -> Tensor:
         """Activation in float32; mish overwrites its input's copy."""

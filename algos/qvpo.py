@@ -121,7 +121,7 @@ class Denoiser(nn.Module):
         time_sizes = [self.TIME_DIM, hidden, self.TIME_DIM]
         self.time = MLP(rng, 1, time_sizes, "mish", init=scaled_normal_init)
         sizes = [self.TIME_DIM + obs_dim, hidden, hidden, hidden, action_dim]
-        self.net = SampleMLP(rng, 1, action_dim, sizes, "mish", dtype, scaled_normal_init)
+        self.net = SampleMLP(rng, 1, action_dim, sizes, "mish", dtype, scaled_normal_init, dtype)
 
     def embeddings(self, replicas: int) -> Tensor:
         """Embedding of every step, `[R, T, 32]`."""
@@ -131,7 +131,7 @@ class Denoiser(nn.Module):
         """Predicted noise `[R, B, A]` for `x` `[R, B, A]`, `t` `[R, B]`, `obs` `[R, B, S]`."""
         table = self.embeddings(x.shape[0])
         embedding = table.gather(1, t.unsqueeze(-1).expand(-1, -1, self.TIME_DIM))
-        return self.net(x, torch.cat([embedding, obs], dim=-1))  # type: ignore[no-any-return]
+        return self.net(x, torch.cat([embedding, obs], dim=-1)).float()  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def sample(
@@ -156,7 +156,7 @@ class Denoiser(nn.Module):
         time = torch.bmm(self.embeddings(replicas), weight).to(state.dtype)
         x = rng.normal(*shape)
         for t in reversed(range(diffusion.steps)):
-            epsilon = self.net.many(x, state + time[:, t : t + 1])
+            epsilon = self.net.many(x, state + time[:, t : t + 1]).float()
             noise = rng.normal(*shape) if noisy and t > 0 else None
             x = diffusion.reverse_step(x, epsilon, t, noise)
         return x.clamp_(-1.0, 1.0)

@@ -1,0 +1,146 @@
+"""A worked example: copy this file to `algos/<name>.py` and change it step by step.
+
+A file here without a leading underscore that defines one concrete `Agent` is the
+algorithm `<name>`; nothing is registered anywhere. The copy runs as it stands:
+
+    cp algos/_template.py algos/mine.py
+    python -m runners.check --algo mine           # every rule of the interface
+    python -m runners.sweep --algos sac,mine      # beside SAC, on equal terms
+
+The example is TD3 (Fujimoto et al. 2018, "Addressing Function Approximation Error in
+Actor-Critic Methods", arXiv 1802.09477, Algorithm 1). Begin your file like this, with
+the paper and the equations that the code below goes through line after line:
+
+    Q target  y = r + gamma (1 - end) min_i Q'_i(s', a'),
+              a' = clip(mu'(s') + clip(noise, +-c), +-1)
+    actor     E[ -Q_1(s, mu(s)) ], every `policy_every` updates
+
+Where text and released code disagree, say so here and make each reading an option.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from algos.config import option
+from algos.networks import (
+    MLP,
+    TwinCritic,
+    adam,
+    clone_frozen,
+    compute_dtype,
+    per_replica_mean,
+    polyak_,
+    step,
+)
+from algos.offpolicy import OffPolicyAgent, OffPolicyConfig
+from algos.replay import Batch
+from algos.rng import ReplicaRng
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemplateConfig(OffPolicyConfig):
+    """Options: `--set name=value`. Each has a sentence with the source of its default."""
+
+    hidden: int = option(256, "width of the two hidden layers (code)", low=1)
+    learning_rate: float = option(3e-4, "Adam of actor and critic (code)", low=0.0)
+    exploration_noise: float = option(0.1, "std added to actions while exploring", low=0.0)
+    target_noise: float = option(0.2, "std added to the target's action (paper)", low=0.0)
+    target_clip: float = option(0.5, "bound c of the target's noise (paper)", low=0.0)
+    policy_every: int = option(2, "critic updates for one of the actor (paper: d)", low=1)
+
+
+class TemplateAgent(OffPolicyAgent):
+    """TD3: deterministic policy, twin critics, smoothed targets, delayed actor."""
+
+    # Class facts, read by the runner, the checks and the docs. `observation_kinds` and
+    # `max_replicas` have defaults in `Agent`; set `max_replicas = 1` if yours takes one seed.
+    title = "Template"  # the name in tables and figures
+    paper = "Fujimoto et al. 2018, Addressing Function Approximation Error, arXiv 1802.09477"
+    Config = TemplateConfig
+    presets = {
+        # `released`: the authors' code with its faults, named with its commit; here
+        # sfujim/TD3 34770cc. It lists only what differs from the defaults.
+        "released": {"random_steps": 25_000, "precision": "float32"},
+        # `quick`: the same algorithm at a cost that lets a laptop run every task. Its
+        # results are marked as reduced and never stand beside published numbers.
+        "quick": {"hidden": 128, "batch_size": 128},
+    }
+    # Options that the authors tuned per task, by task id, with their source beside them.
+    task_overrides = {}
+
+    def build(self) -> None:
+        """Make networks and optimisers (see `OffPolicyAgent.build`)."""
+        c, obs_dim, action_dim = self.config, self.obs_dim, self.spaces.action_dim
+        dtype, hidden = compute_dtype(c.precision), [c.hidden, c.hidden]
+        # Initial weights come from `self.rng`, never from `nn.Linear`, which draws from
+        # torch's global generator: a seed must give the same run alone and in a group.
+        self.actor = MLP(self.rng, 1, [obs_dim, *hidden, action_dim], dtype=dtype)
+        self.critic = TwinCritic(self.rng, obs_dim, action_dim, hidden, dtype=dtype)
+        self.actor_target = clone_frozen(self.actor)
+        self.critic_target = clone_frozen(self.critic)
+        self.actor_optimizer = adam(self.actor.parameters(), c.learning_rate)
+        self.critic_optimizer = adam(self.critic.parameters(), c.learning_rate)
+
+    def exploit(self, obs: Tensor, explore: bool, rng: ReplicaRng) -> Tensor:
+        """The policy's action, with noise while exploring; the caller clamps to [-1, 1]."""
+        action = torch.tanh(self.actor(obs))
+        if not explore:
+            return action
+        # Noise comes from the `rng` handed in: evaluation has a stream of its own, so
+        # that how often one evaluates never changes what is learned.
+        return action + self.config.exploration_noise * rng.normal(*action.shape[1:])
+
+    def learn(self) -> dict[str, Tensor]:
+        """What one environment step pays for. Nothing here waits for the host: no `.item()`."""
+        (batch,) = self.sample()
+        metrics = self.update_critic(batch)
+        # Both counters are part of the state, so a resumed run keeps the rhythm.
+        if self.counters.updates % self.config.policy_every == 0:
+            self.update_actor(batch.obs)
+            polyak_(self.critic_target, self.critic, self.config.tau)
+            polyak_(self.actor_target, self.actor, self.config.tau)
+        return metrics  # the same names at every update, `[R]` each
+
+    def update_critic(self, batch: Batch) -> dict[str, Tensor]:
+        """Regress both heads onto the smoothed, clipped target."""
+        c = self.config
+        with torch.no_grad():
+            noise = c.target_noise * self.rng.normal(*batch.action.shape[1:])
+            action = torch.tanh(self.actor_target(batch.next_obs))
+            action = (action + noise.clamp(-c.target_clip, c.target_clip)).clamp(-1.0, 1.0)
+            value = self.critic_target(batch.next_obs, action).amin(1)
+            # `not_terminal` is 0 where the task ended and 1 at a time limit, which bootstraps.
+            y = batch.reward[..., 0] + c.discount * batch.not_terminal[..., 0] * value
+        q = self.critic(batch.obs, batch.action)
+        # Mean within a replica, sum over replicas (`loss.sum()`): then the gradient of
+        # one seed does not depend on how many others are trained beside it.
+        loss = F.mse_loss(q, y[:, None].expand_as(q), reduction="none").mean(-1).sum(-1)
+        step(self.critic_optimizer, loss.sum())
+        return {"critic_loss": loss.detach(), "q": per_replica_mean(q.detach())}
+
+    def update_actor(self, obs: Tensor) -> None:
+        """Raise the first critic's value; `frozen` spares the critic's own gradients."""
+        q = self.critic(obs, torch.tanh(self.actor(obs)), frozen=True)[:, 0]
+        step(self.actor_optimizer, -q.mean(-1).sum())
+
+    def components(self) -> dict[str, Any]:
+        """Everything that changes the future: what is missing here is lost by a kill.
+
+        List every network, target network and optimiser, and anything of your own with
+        `state_dict` and `load_state_dict` (running statistics, a second memory). The
+        memory, the counters and both random streams are already in.
+        """
+        return super().components() | {
+            "actor": self.actor,
+            "critic": self.critic,
+            "actor_target": self.actor_target,
+            "critic_target": self.critic_target,
+            "actor_optimizer": self.actor_optimizer,
+            "critic_optimizer": self.critic_optimizer,
+        }

@@ -1,0 +1,127 @@
+"""From what a user asks for to cells: options resolved, everything checked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import algos
+import envs
+from algos.agent import Agent
+from algos.config import OptionError, build_config, nearest
+from runners.cli import UserError
+from runners.protocols import Protocol
+from runners.rundir import Cell
+
+Overrides = dict[str, dict[str, str]]
+
+
+def parse_overrides(texts: Sequence[str], algorithms: Sequence[str]) -> Overrides:
+    """Turn `diffsr.feature_updates=10` into `{"diffsr": {"feature_updates": "10"}}`.
+
+    Raises:
+        UserError: one line for a text of another form or an algorithm not in the sweep.
+    """
+    result: Overrides = {}
+    for text in texts:
+        target, equals, value = text.partition("=")
+        algo, dot, name = target.partition(".")
+        if not (equals and dot and algo and name and value):
+            raise UserError(f"--set {text}: expected ALGO.OPTION=VALUE")
+        if algo not in algorithms:
+            listed = ", ".join(algorithms)
+            raise UserError(f"--set {text}: {algo!r} is not among --algos {listed}")
+        result.setdefault(algo, {})[name] = value
+    return result
+
+
+def resolve(
+    kind: type[Agent], task: str, protocol: Protocol, preset: str, overrides: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Every option of an agent in one cell.
+
+    Later ones win: defaults, the method's published options of the task, what the
+    protocol sets for all agents, the preset, the user's own.
+    """
+    values: dict[str, Any] = dict(kind.task_overrides.get(task, {}))
+    values["random_steps"] = protocol.random_steps
+    values |= kind.presets.get(protocol.preset, {})
+    if preset:
+        if preset not in kind.presets:
+            valid = ", ".join(kind.presets) or "none"
+            raise OptionError(
+                f"unknown preset {preset!r}: valid presets are {valid}{nearest(preset, kind.presets)}"
+            )
+        values |= kind.presets[preset]
+    return dataclasses.asdict(build_config(kind.Config, values | dict(overrides)))
+
+
+def make_cells(
+    entries: Sequence[str],
+    tasks: Sequence[str],
+    seeds: Sequence[int],
+    protocol: Protocol,
+    sets: Sequence[str] = (),
+) -> list[Cell]:
+    """All cells of a sweep, seeds outermost so that early results cover every method.
+
+    Args:
+        entries: `algo` or `algo@preset`.
+        tasks: task ids.
+        seeds: seed indices.
+        protocol: the rules.
+        sets: texts `algo.option=value`.
+    """
+    pairs = [(algo, preset) for algo, _, preset in (entry.partition("@") for entry in entries)]
+    kinds = {algo: algos.load(algo) for algo, _ in pairs}
+    overrides = parse_overrides(sets, list(kinds))
+    for task in tasks:
+        envs.task(task)
+    methods = []
+    for algo, preset in dict.fromkeys(pairs):
+        own = overrides.get(algo, {})
+        variant = ",".join([*([preset] if preset else []), *(f"{k}={v}" for k, v in own.items())])
+        if "/" in variant:
+            raise UserError(f"--set {algo}: values cannot hold '/'")
+        label = f"{algo}@{variant}" if variant else algo
+        for task in tasks:
+            config = _resolve(kinds[algo], algo, task, protocol, preset, own)
+            methods.append((task, algo, label, config))
+    return [
+        Cell(task, algo, label, config, seed, protocol)
+        for seed in seeds
+        for task, algo, label, config in methods
+    ]
+
+
+def _resolve(
+    kind: type[Agent], algo: str, task: str, protocol: Protocol, preset: str, own: Mapping[str, str]
+) -> dict[str, Any]:
+    try:
+        return resolve(kind, task, protocol, preset, own)
+    except OptionError as error:
+        raise OptionError(f"{algo}: {error}") from None
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`4` is seeds 0 to 3; `0,3,7` is exactly those.
+
+    Raises:
+        UserError: one line.
+    """
+    try:
+        if "," in text:
+            seeds = [int(part) for part in text.split(",") if part]
+        else:
+            seeds = list(range(int(text)))
+    except ValueError:
+        seeds = []
+    if not seeds or min(seeds) < 0:
+        raise UserError(f"--seeds {text}: expected a count like 4 or a list like 0,3,7")
+    return list(dict.fromkeys(seeds))
+
+
+def split(text: str) -> list[str]:
+    """Split a comma list."""
+    return [part.strip() for part in text.split(",") if part.strip()]
