@@ -28,8 +28,9 @@ def _agents() -> dict[str, type[Agent]]:
             continue
         module = importlib.import_module(f"algos.{info.name}")
         for _, member in inspect.getmembers(module, inspect.isclass):
-            own = member.__module__ == module.__name__ and issubclass(member, Agent)
-            if own and not inspect.isabstract(member):
+            if member.__module__ != module.__name__ or inspect.isabstract(member):
+                continue
+            if issubclass(member, Agent):
                 found[info.name] = member
     return found
 

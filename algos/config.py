@@ -94,7 +94,9 @@ def _check_range(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
     too_low = low is not None and value < low
     too_high = high is not None and value > high
     if too_low or too_high or not math.isfinite(value):
-        bounds = f"{'-inf' if low is None else f'{low:g}'} to {'inf' if high is None else f'{high:g}'}"
+        bounds = (
+            f"{'-inf' if low is None else f'{low:g}'} to {'inf' if high is None else f'{high:g}'}"
+        )
         raise OptionError(f"option {name}={value}: valid range is {bounds}")
 
 

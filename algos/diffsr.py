@@ -145,7 +145,7 @@ class Zeta(nn.Module):
         """
         h = F.elu(self.hidden(torch.cat([x, level], dim=-1), self.dtype))
         score = _Contraction.apply(psi, h, self.out.weight, self.out.bias)
-        return score.float()  # type: ignore[no-any-return]
+        return score.float()
 
 
 class SpectralCritic(nn.Module):
@@ -228,7 +228,7 @@ class DiffSR(OffPolicyAgent):
 
     def features(self, obs: Tensor, action: Tensor, frozen: bool = False) -> Tensor:
         """psi(s, a), `[R, B, feature_dim]`."""
-        return self.psi(torch.cat([obs, action], dim=-1), frozen)  # type: ignore[no-any-return]
+        return self.psi(torch.cat([obs, action], dim=-1), frozen)
 
     def score(self, obs: Tensor, action: Tensor, x: Tensor, alpha_bar: Tensor) -> Tensor:
         """psi(s,a)ᵀ zeta(x, level), `[R, B, S]`: sigma times the score of the noisy next state."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -96,10 +96,9 @@ class StackedLinear(nn.Module):
             dtype: arithmetic of the product.
             frozen: pass gradients to `x` only; the weights get none.
         """
-        weight, bias = self.weight, self.bias
-        if frozen:
-            weight, bias = weight.detach(), bias.detach()
-        x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
+        parameters = (self.weight, self.bias)
+        weight, bias = (p.detach().to(dtype) if frozen else p.to(dtype) for p in parameters)
+        x = x.to(dtype)
         if weight.shape[-1] == 1:
             # A product and a sum: a matrix product of width 1 costs six times as much.
             return (x * weight.transpose(-2, -1)).sum(-1, keepdim=True) + bias
@@ -137,7 +136,7 @@ def mish_(x: Tensor, scratch: Tensor | None = None) -> Tensor:
 
 def mish(x: Tensor) -> Tensor:
     """Mish activation, x tanh(softplus(x)), with gradients."""
-    return _Mish.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+    return cast(Tensor, _Mish.apply(x))
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -146,6 +145,14 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "mish": mish,
     "tanh": torch.tanh,
 }
+
+
+class Layers(nn.ModuleList):
+    """A module list whose items are known to be affine maps."""
+
+    def __getitem__(self, index: Any) -> Any:
+        """One layer, or a list of them."""
+        return super().__getitem__(index)
 
 
 class MLP(nn.Module):
@@ -174,7 +181,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
-        self.layers = nn.ModuleList(StackedLinear(rng, copies, i, o, init) for i, o in pairs)
+        self.layers = Layers(StackedLinear(rng, copies, i, o, init) for i, o in pairs)
         self.copies = copies
         self.activation = ACTIVATIONS[activation]
         self.dtype, self.out_dtype = dtype, out_dtype
@@ -189,7 +196,7 @@ class MLP(nn.Module):
         x = self._copies(x)
         for layer in self.layers[:-1]:
             x = self.activation(layer(x, self.dtype, frozen))
-        return self.layers[-1](x, self.out_dtype, frozen)  # type: ignore[no-any-return]
+        return self.layers[-1](x, self.out_dtype, frozen)
 
     def _copies(self, x: Tensor) -> Tensor:
         """Give every copy of a replica the replica's input."""
@@ -289,7 +296,7 @@ class TwinCritic(nn.Module):
 
     def forward(self, obs: Tensor, action: Tensor, frozen: bool = False) -> Tensor:
         """Return both values `[R, 2, B]` of `obs` `[R, B, S]` and `action` `[R, B, A]`."""
-        return self.net(action, obs, frozen).view(obs.shape[0], 2, -1)  # type: ignore[no-any-return]
+        return cast(Tensor, self.net(action, obs, frozen)).view(obs.shape[0], 2, -1)
 
     def minimum(self, obs: Tensor, actions: Tensor) -> Tensor:
         """min(Q1, Q2) `[R, B, K]` of K actions `[R, B, K, A]` per state, without gradients."""

@@ -102,6 +102,8 @@ class Denoiser(nn.Module):
     """eps(x_t, t, s): sinusoidal time embedding, then three hidden layers of mish."""
 
     TIME_DIM = 32
+    sinusoid: Tensor
+    time: MLP
 
     def __init__(
         self,
@@ -125,13 +127,13 @@ class Denoiser(nn.Module):
 
     def embeddings(self, replicas: int) -> Tensor:
         """Embedding of every step, `[R, T, 32]`."""
-        return self.time(self.sinusoid.expand(replicas, -1, -1))  # type: ignore[no-any-return, operator]
+        return self.time(self.sinusoid.expand(replicas, -1, -1))
 
     def forward(self, x: Tensor, t: Tensor, obs: Tensor) -> Tensor:
         """Predicted noise `[R, B, A]` for `x` `[R, B, A]`, `t` `[R, B]`, `obs` `[R, B, S]`."""
         table = self.embeddings(x.shape[0])
         embedding = table.gather(1, t.unsqueeze(-1).expand(-1, -1, self.TIME_DIM))
-        return self.net(x, torch.cat([embedding, obs], dim=-1)).float()  # type: ignore[no-any-return]
+        return self.net(x, torch.cat([embedding, obs], dim=-1)).float()
 
     @torch.no_grad()
     def sample(
@@ -151,7 +153,9 @@ class Denoiser(nn.Module):
         """
         replicas, size, _ = obs.shape
         shape = (size, count, self.net.sample_dim)
-        state = self.net.condition(torch.cat([obs.new_zeros(*obs.shape[:2], self.TIME_DIM), obs], -1))
+        state = self.net.condition(
+            torch.cat([obs.new_zeros(*obs.shape[:2], self.TIME_DIM), obs], -1)
+        )
         weight = self.net.layers[0].weight[:, self.net.sample_dim :][:, : self.TIME_DIM]
         time = torch.bmm(self.embeddings(replicas), weight).to(state.dtype)
         x = rng.normal(*shape)
@@ -203,9 +207,7 @@ class QVPO(OffPolicyAgent):
         )
         self.actor_target = clone_frozen(self.actor)
         self.critic_target = clone_frozen(self.critic)
-        self.actor_optimizer = adam(
-            self.actor.parameters(), c.actor_learning_rate, c.adam_epsilon
-        )
+        self.actor_optimizer = adam(self.actor.parameters(), c.actor_learning_rate, c.adam_epsilon)
         self.critic_optimizer = adam(
             self.critic.parameters(), c.critic_learning_rate, c.adam_epsilon
         )
@@ -215,7 +217,9 @@ class QVPO(OffPolicyAgent):
     ) -> Tensor:
         """Best of `count` samples by the smaller value, `[R, B, A]`."""
         actions = actor.sample(self.diffusion, obs, count, rng)
-        return actions[:, :, 0] if count == 1 else best_action(actions, critic.minimum(obs, actions))
+        return (
+            actions[:, :, 0] if count == 1 else best_action(actions, critic.minimum(obs, actions))
+        )
 
     def exploit(self, obs: Tensor, explore: bool, rng: ReplicaRng) -> Tensor:
         """The best of K_b samples while exploring, of `eval_samples` in evaluation."""

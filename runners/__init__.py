@@ -1,0 +1,1 @@
+"""The runner: cells, sweeps, checkpoints, checks and benchmarks; knows no algorithm."""

@@ -33,6 +33,8 @@ def _encode(node: Any, arrays: Arrays) -> Any:
     if isinstance(node, torch.Tensor | np.ndarray):
         kind = "tensor" if isinstance(node, torch.Tensor) else "array"
         name = str(len(arrays))
+        if isinstance(node, torch.Tensor) and node.dtype == torch.bfloat16:
+            kind, node = "bfloat16", node.view(torch.int16)  # numpy has no such type
         values = node.detach().cpu().numpy() if isinstance(node, torch.Tensor) else node
         # Adds no axis to a 0-d array, unlike numpy's ascontiguousarray.
         arrays[name] = np.array(values, order="C")
@@ -40,7 +42,8 @@ def _encode(node: Any, arrays: Arrays) -> Any:
     if isinstance(node, dict):
         return {"dict": [[_encode(k, arrays), _encode(v, arrays)] for k, v in node.items()]}
     if isinstance(node, list | tuple):
-        return {type(node).__name__: [_encode(item, arrays) for item in node]}
+        kind = "tuple" if isinstance(node, tuple) else "list"
+        return {kind: [_encode(item, arrays) for item in node]}
     if node is None or isinstance(node, bool | int | float | str):
         return node
     raise TypeError(f"state holds a {type(node).__name__}, which a checkpoint cannot keep")
@@ -52,6 +55,8 @@ def _decode(node: Any, arrays: Arrays) -> Any:
     ((kind, value),) = node.items()
     if kind == "tensor":
         return torch.from_numpy(arrays[value])
+    if kind == "bfloat16":
+        return torch.from_numpy(arrays[value]).view(torch.bfloat16)
     if kind == "array":
         return arrays[value]
     if kind == "dict":
@@ -85,19 +90,21 @@ def save(folder: Path, step: int, state: Any) -> Path:
         state: nested dicts, lists and tuples of tensors, arrays, numbers and texts.
     """
     partial, final = folder / "partial", folder / f"step-{step:09d}"
+    if same := sorted(folder.glob(f"{final.name}*")):
+        # Stopped twice at one step: the old one must live until the new one has its name.
+        final = folder / f"{same[-1].name}+"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     arrays: Arrays = {}
     tree = _encode(state, arrays)
     tensors = partial / "tensors.safetensors"
     save_file(arrays, tensors)
-    manifest = {"format": FORMAT, "step": step, "sha256": _digest(tensors), "state": tree}
+    sums = {"tensors": _digest(tensors), "state": _text_digest(tree)}
+    manifest = {"format": FORMAT, "step": step, "sha256": sums, "state": tree}
     (partial / "manifest.json").write_text(json.dumps(manifest))
     for path in (tensors, partial / "manifest.json", partial):
         _sync(path)
-    older = [path for path in folder.glob("step-*") if path != final]
-    if final.exists():
-        shutil.rmtree(final)
+    older = list(folder.glob("step-*"))
     partial.rename(final)
     _sync(folder)
     for path in older:
@@ -110,16 +117,21 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _text_digest(tree: Any) -> str:
+    """Checksum of the part that is JSON; numbers and texts survive a round trip exactly."""
+    return hashlib.sha256(json.dumps(tree).encode()).hexdigest()
+
+
 def load(folder: Path) -> Any | None:
     """Return the newest state saved in `folder`, or None if there is none.
 
     Raises:
         CheckpointError: the newest checkpoint is damaged or of another format.
     """
-    found = sorted(folder.glob("step-*"))
-    if not found:
+    saved = sorted(folder.glob("step-*"))
+    if not saved:
         return None
-    path = found[-1]
+    path = saved[-1]
     hint = f"remove {path} to start the cell again"
     try:
         manifest = json.loads((path / "manifest.json").read_text())
@@ -127,11 +139,15 @@ def load(folder: Path) -> Any | None:
             raise CheckpointError(
                 f"checkpoint {path} has format {manifest['format']}, this version reads {FORMAT}"
             )
-        if _digest(path / "tensors.safetensors") != manifest["sha256"]:
+        found = {
+            "tensors": _digest(path / "tensors.safetensors"),
+            "state": _text_digest(manifest["state"]),
+        }
+        if found != manifest["sha256"]:
             raise CheckpointError(f"checkpoint {path} is damaged (checksum differs); {hint}")
         arrays = load_file(path / "tensors.safetensors")
         return _decode(manifest["state"], arrays)
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+    except (OSError, LookupError, TypeError, ValueError, RecursionError, SafetensorError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"checkpoint {path} is damaged ({error}); {hint}") from None

@@ -36,8 +36,13 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print one line and leave with the usage code."""
-        print(f"error: {message}", file=sys.stderr)
-        sys.exit(EXIT_USAGE)
+        fail(message)
+
+
+def fail(message: object) -> NoReturn:
+    """Print one line, even if a bad value has several, and leave with the usage code."""
+    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    sys.exit(EXIT_USAGE)
 
 
 def run_main(main: Callable[[], int]) -> NoReturn:
@@ -45,8 +50,12 @@ def run_main(main: Callable[[], int]) -> NoReturn:
     try:
         sys.exit(main())
     except (UserError, OptionError, UnknownAlgo, UnknownTask) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_USAGE)
+        fail(error)
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}" if error.filename else error)
+    except KeyboardInterrupt:
+        print("stopped; run the same command to go on", file=sys.stderr)
+        sys.exit(EXIT_AGAIN)
 
 
 def positive(name: str, value: int) -> int:
@@ -60,7 +69,7 @@ def check_device(device: str) -> str:
     """Return `device` if this machine has it: cpu, cuda or cuda:N."""
     import torch
 
-    kind, _, index = device.partition(":")
+    kind = device.partition(":")[0]
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     valid = ["cpu", *(["cuda"] if count else []), *(f"cuda:{i}" for i in range(count))]
     if device not in valid:

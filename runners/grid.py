@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from runners.protocols import Protocol
 from runners.rundir import Cell
 
 Overrides = dict[str, dict[str, str]]
+MOST_LABEL_BYTES = 250
 
 
 def parse_overrides(texts: Sequence[str], algorithms: Sequence[str]) -> Overrides:
@@ -49,10 +51,8 @@ def resolve(
     values |= kind.presets.get(protocol.preset, {})
     if preset:
         if preset not in kind.presets:
-            valid = ", ".join(kind.presets) or "none"
-            raise OptionError(
-                f"unknown preset {preset!r}: valid presets are {valid}{nearest(preset, kind.presets)}"
-            )
+            valid, hint = ", ".join(kind.presets) or "none", nearest(preset, kind.presets)
+            raise OptionError(f"unknown preset {preset!r}: valid presets are {valid}{hint}")
         values |= kind.presets[preset]
     return dataclasses.asdict(build_config(kind.Config, values | dict(overrides)))
 
@@ -76,6 +76,7 @@ def make_cells(
     pairs = [(algo, preset) for algo, _, preset in (entry.partition("@") for entry in entries)]
     kinds = {algo: algos.load(algo) for algo, _ in pairs}
     overrides = parse_overrides(sets, list(kinds))
+    tasks = list(dict.fromkeys(tasks))
     for task in tasks:
         envs.task(task)
     methods = []
@@ -85,6 +86,8 @@ def make_cells(
         if "/" in variant:
             raise UserError(f"--set {algo}: values cannot hold '/'")
         label = f"{algo}@{variant}" if variant else algo
+        if len(os.fsencode(label)) > MOST_LABEL_BYTES:
+            raise UserError(f"--set {algo}: {len(own)} values make too long a name for a folder")
         for task in tasks:
             config = _resolve(kinds[algo], algo, task, protocol, preset, own)
             methods.append((task, algo, label, config))

@@ -127,6 +127,8 @@ class Loop:
             "finished": self.finished,
             "seconds": self.seconds,
             "last_return": self.last_return,
+            # An agent that does not learn at every step is logged by its latest metrics.
+            "metrics": self.metrics,
             "files": self.directory.text,
             "env": envs.save_state(self.env),
             "agent": self.agent.state_dict(),
@@ -137,7 +139,7 @@ class Loop:
         self.step, self.evaluated = state["step"], state["evaluated"]
         self.obs, self.last_return = state["obs"], state["last_return"]
         self.episode, self.finished = state["episode"], state["finished"]
-        self.seconds = state["seconds"]
+        self.seconds, self.metrics = state["seconds"], state["metrics"]
         self.directory.restore(state["files"])
         envs.load_state(self.env, state["env"])
         self.agent.load_state_dict(state["agent"])
@@ -248,9 +250,7 @@ class Loop:
         while len(self.eval_envs) < count:
             self.eval_envs.append(make_env(self.cell.task))
         axes = ("eval", self.cell.task, self.cell.seed, self.step)
-        starts = [
-            env.reset(seed=derive_seed(*axes, i))[0] for i, env in enumerate(self.eval_envs)
-        ]
+        starts = [env.reset(seed=derive_seed(*axes, i))[0] for i, env in enumerate(self.eval_envs)]
         obs = np.stack(starts)
         returns, lengths = np.zeros(count), np.zeros(count, int)
         success = np.full(count, np.nan)
@@ -317,8 +317,10 @@ def run_cell(
         return "done"
     if not directory.lock():
         return "running"
+    if directory.status() == "done":  # another process ended it just before the lock
+        return "done"
     record = directory.read_manifest() or manifest.build(cell, device)
-    loop = Loop(cell, directory, device, should_stop, report, checkpoint_seconds)
+    loop: Loop | None = None
     began, before = time.monotonic(), float(record["wall_seconds"])
 
     def finish(status: str, reason: str | None = None) -> str:
@@ -328,6 +330,7 @@ def run_cell(
         return status
 
     try:
+        loop = Loop(cell, directory, device, should_stop, report, checkpoint_seconds)
         if loop.start():
             record["resumed"] += 1
         else:
@@ -336,6 +339,7 @@ def run_cell(
         record.update(status="running", reason=None, code=manifest.code_version())
         directory.write_manifest(record)
         loop.run()
+        directory.restore(directory.text)  # whole and on the disk before it counts as done
     except Interrupted:
         finish("running")
         raise
@@ -346,9 +350,12 @@ def run_cell(
     except Exception as error:
         return finish("failed", _reason(error))
     finally:
-        loop.close()
+        if loop is not None:
+            loop.close()
+    # In this order: a kill in between must not leave an unfinished cell without checkpoint.
+    finish("done")
     checkpoint.remove(directory.checkpoints)
-    return finish("done")
+    return "done"
 
 
 def _reason(error: Exception) -> str:
@@ -356,6 +363,10 @@ def _reason(error: Exception) -> str:
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
-    place = "" if frame is None else f" ({Path(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno})"
+    place = (
+        ""
+        if frame is None
+        else f" ({Path(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno})"
+    )
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}{place}"

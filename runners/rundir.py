@@ -130,12 +130,28 @@ class RunDirectory:
         return self.path / "checkpoint"
 
     def read_manifest(self) -> dict[str, Any] | None:
-        """run.json, or None if there is none yet or a power cut emptied it."""
+        """run.json, or None if there is none yet.
+
+        Raises:
+            UserError: it cannot be read; the results beside it may be good, so nothing
+                is taken for absent.
+        """
+        file = self.path / "run.json"
         try:
-            manifest = json.loads((self.path / "run.json").read_text())
-        except (OSError, ValueError):
+            manifest = json.loads(file.read_text())
+            missing = {"format", "cell", "status", "wall_seconds", "resumed"} - manifest.keys()
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        return manifest if isinstance(manifest, dict) else None
+        except (OSError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"{file}: cannot be read ({error}); remove {self.path} to run the cell again"
+            ) from None
+        if missing and manifest.get("format") == FORMAT:
+            raise UserError(
+                f"{file}: lacks {', '.join(sorted(missing))}; "
+                f"remove {self.path} to run the cell again"
+            )
+        return dict(manifest)
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Write run.json atomically."""

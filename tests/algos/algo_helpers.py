@@ -152,8 +152,8 @@ class LinearQuadratic:
     A = np.array([[1.0, 0.3], [0.0, 0.5]])
     B = np.array([[0.0], [0.6]])
     Q = np.diag([1.0, 0.1])
-    R = np.array([[0.1]])
-    NOISE, START, HORIZON, DISCOUNT = 0.05, 0.7, 50, 0.9
+    R = np.array([[0.3]])
+    NOISE, START, HORIZON, DISCOUNT = 0.05, 0.5, 50, 0.9
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)

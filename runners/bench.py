@@ -1,0 +1,400 @@
+"""What every agent costs on this machine: per update, per action and in the whole loop.
+
+    python -m runners.bench --algos sac,diffsr
+
+Agents are measured with their default options at HalfCheetah's sizes, in one thread.
+Milliseconds say little about another machine, so costs are also given in units u:
+1 u is one float32 forward and backward pass of a 23-256-256-1 ReLU network at batch 256
+in plain torch. u and agent are timed in turns and compared pair by pair, so that a
+neighbour's load on the machine hits both.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import importlib.util
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import algos
+import envs
+from algos.agent import Agent, Array, Spaces, Transition
+from algos.config import build_config
+from algos.networks import PRECISIONS
+from runners import manifest
+from runners.checkpoint import write_atomic
+from runners.cli import EXIT_OK, Parser, UserError, check_device, positive, run_main
+from runners.grid import make_cells, split
+from runners.loop import PHASES, Loop, run_cell
+from runners.process import setup_process
+from runners.protocols import DIFFSR
+from runners.rundir import Cell, RunDirectory
+
+OBS_DIM, ACTION_DIM, BATCH = 17, 6, 256
+STORED = 5_000  # transitions in memory while updates are timed
+WARM_UP = 5  # calls before timing: allocations, compilation, graph capture
+BURST_SECONDS = 0.02  # short calls are timed together
+LOOP_TASK = "mbbl/HalfCheetah"
+LOOP_SECONDS = 6.0  # of updates in the loop that is timed
+SB3_TASK, SB3_STEPS, SB3_WARM_UP = "gym/HalfCheetah-v5", 200, 200
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of one agent at HalfCheetah's sizes; medians over repeats."""
+
+    algo: str
+    precision: str
+    u_ms: float  # one u, timed in the same turns
+    update_ms: float
+    update_u: float
+    act_ms: float  # one training action
+    act_u: float
+    update_gflop: float  # matrix products of one update
+    rate_fraction: float  # those per second, over the machine's rate in that precision
+
+
+@dataclass(frozen=True)
+class LoopSpeed:
+    """A short real run through the runner; evaluation at the rate of protocol `diffsr`."""
+
+    algo: str
+    task: str
+    steps: int  # that learned and were timed
+    steps_per_second: float  # of all four phases
+    phase_ms: dict[str, float]  # per step
+
+
+@dataclass(frozen=True)
+class AgainstSB3:
+    """SAC here and in Stable-Baselines3, trained in turns, without evaluation."""
+
+    task: str
+    ours: float  # median steps per second
+    theirs: float
+    ratio: float
+    version: str  # of Stable-Baselines3
+
+
+# ---------------------------------------------------------------- timing
+
+
+def timed(call: Call, count: int, device: torch.device) -> float:
+    """Seconds per call over `count` calls, with all their work on the device done."""
+    _wait(device)
+    start = time.perf_counter()
+    for _ in range(count):
+        call()
+    _wait(device)
+    return (time.perf_counter() - start) / count
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def in_turns(calls: dict[str, Call], repeats: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds per call of each of `calls`, `repeats` of them, one after the other in turns."""
+    counts = {}
+    for name, call in calls.items():
+        timed(call, WARM_UP, device)
+        counts[name] = max(1, round(BURST_SECONDS / timed(call, 1, device)))
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            seconds[name].append(timed(call, counts[name], device))
+    return seconds
+
+
+def paired(seconds: list[float], units: list[float]) -> float:
+    """Median cost in u, each sample over the u measured in the same turn."""
+    return median(s / u for s, u in zip(seconds, units, strict=True))
+
+
+def unit(device: torch.device) -> Call:
+    """One u: forward and backward pass of the reference network."""
+    linear, relu = torch.nn.Linear, torch.nn.ReLU
+    layers = [linear(OBS_DIM + ACTION_DIM, 256), relu(), linear(256, 256), relu(), linear(256, 1)]
+    net = torch.nn.Sequential(*layers).to(device)
+    x = torch.randn(BATCH, OBS_DIM + ACTION_DIM, device=device)
+
+    def call() -> None:
+        for parameter in net.parameters():
+            parameter.grad = None
+        net(x).square().mean().backward()
+
+    return call
+
+
+def product_rate(dtype: torch.dtype, device: torch.device, sizes: Sequence[int]) -> float:
+    """GFLOP/s of square matrix products of this type: the best of several sizes and tries."""
+    best = 0.0
+    for size in sizes:
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        product = partial(torch.mm, a, b, out=torch.empty_like(a))
+        best = max(best, *(2e-9 * size**3 / timed(product, 1, device) for _ in range(6)))
+    return best
+
+
+def rates(device: torch.device) -> dict[str, float]:
+    """Rate of every precision that an agent can have, in GFLOP/s."""
+    sizes = (512, 1024, 2048) if device.type == "cpu" else (4096, 8192)
+    before = torch.backends.cuda.matmul.allow_tf32
+    measured = {}
+    for name, dtype in PRECISIONS.items():
+        torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
+        measured[name] = product_rate(dtype, device, sizes)
+    torch.backends.cuda.matmul.allow_tf32 = before
+    return measured
+
+
+# ---------------------------------------------------------------- update and action
+
+
+def _random_step(rng: np.random.Generator) -> Transition:
+    def normal(*shape: int) -> Array:
+        return rng.standard_normal((1, *shape), np.float32)
+
+    obs, next_obs, no = normal(OBS_DIM), normal(OBS_DIM), np.zeros(1, bool)
+    return Transition(obs, np.tanh(normal(ACTION_DIM)), normal(), next_obs, no, no)
+
+
+def ready_agent(algo: str, device: torch.device, stored: int = STORED) -> Agent:
+    """An agent with default options and a filled memory, past its random steps."""
+    kind = algos.load(algo)
+    config = build_config(kind.Config, {"random_steps": 0})
+    agent = kind(Spaces((OBS_DIM,), ACTION_DIM), config, [0], device)
+    rng = np.random.default_rng(0)
+    for _ in range(stored):
+        agent.observe(_random_step(rng))
+    return agent
+
+
+def product_gflop(agent: Agent) -> float:
+    """Matrix products of one update, in 10^9 multiplications and additions."""
+    with FlopCounterMode(display=False) as counter:
+        agent.update()
+    return counter.get_total_flops() / 1e9
+
+
+def measure(
+    algo: str, repeats: int, device: torch.device, rate: dict[str, float], stored: int = STORED
+) -> Cost:
+    """Time updates and training actions of one agent, in turns with u."""
+    agent = ready_agent(algo, device, stored)
+    obs = np.random.default_rng(1).standard_normal((1, 1, OBS_DIM), np.float32)
+    calls: dict[str, Call] = {
+        "u": unit(device),
+        "update": agent.update,
+        "act": lambda: agent.act(obs, explore=True),
+    }
+    seconds = in_turns(calls, repeats, device)
+    ms = {name: 1e3 * median(samples) for name, samples in seconds.items()}
+    gflop = product_gflop(agent)
+    precision = agent.config.precision
+    fraction = 1e3 * gflop / ms["update"] / rate[precision]
+    update_u, act_u = (paired(seconds[name], seconds["u"]) for name in ("update", "act"))
+    return Cost(
+        *(algo, precision, ms["u"], ms["update"], update_u, ms["act"], act_u, gflop, fraction)
+    )
+
+
+# ---------------------------------------------------------------- the whole loop
+
+
+def _cell(algo: str, task: str, steps: int, random_steps: int, episodes: int) -> Cell:
+    """A cell that is evaluated after its random steps and at its end."""
+    often: dict[str, Any] = {
+        "random_steps": random_steps,
+        "eval_every": random_steps,
+        "eval_episodes": episodes,
+    }
+    rules = replace(DIFFSR, name="bench", reduced=True, steps=steps, **often)
+    (cell,) = make_cells([algo], [task], [0], rules)
+    return cell
+
+
+def loop_steps(update_ms: float) -> int:
+    """Learning steps that take about `LOOP_SECONDS`, between 20 and 1,000."""
+    return int(min(1_000, max(20, LOOP_SECONDS * 1e3 / update_ms)))
+
+
+def measure_loop(
+    algo: str, steps: int, device: str, task: str = LOOP_TASK, episodes: int = DIFFSR.eval_episodes
+) -> LoopSpeed:
+    """Train a short cell: `steps` random steps, then `steps` that learn and are timed.
+
+    Raises:
+        RuntimeError: the run failed; the message has its reason.
+    """
+    cell = _cell(algo, task, 2 * steps, steps, episodes)
+    with TemporaryDirectory() as folder:
+        if run_cell(cell, Path(folder), device, checkpoint_seconds=float("inf")) != "done":
+            record = RunDirectory(cell, Path(folder)).read_manifest() or {}
+            raise RuntimeError(f"{algo} on {task}: {record.get('reason')}")
+        with (cell.path(Path(folder)) / "timing.csv").open() as file:
+            before, after = csv.DictReader(file)
+    # Rows are cumulative; the difference holds the learning steps and one evaluation.
+    total = {name: float(after[name]) - float(before[name]) for name in PHASES}
+    share = dict.fromkeys(PHASES, steps) | {"eval": DIFFSR.eval_every}
+    phase_ms = {name: 1e3 * total[name] / share[name] for name in PHASES}
+    return LoopSpeed(algo, task, steps, 1e3 / sum(phase_ms.values()), phase_ms)
+
+
+def sb3_sac(task: str, device: str) -> Any:
+    """Stable-Baselines3's SAC with the same sizes: one update of 256 per step, 256-256."""
+    import stable_baselines3 as sb3
+
+    options: dict[str, Any] = {
+        **{"batch_size": BATCH, "policy_kwargs": {"net_arch": [256, 256]}},
+        **{"train_freq": 1, "gradient_steps": 1, "learning_starts": SB3_WARM_UP // 2},
+    }
+    return sb3.SAC("MlpPolicy", envs.make(task, seed=0), device=device, seed=0, **options)
+
+
+def against_sb3(
+    repeats: int, device: str, task: str = SB3_TASK, steps: int = SB3_STEPS
+) -> AgainstSB3 | None:
+    """Train both SACs in turns on the same task, None without Stable-Baselines3.
+
+    After the random steps of both, `steps` of each are timed `repeats` times.
+    """
+    if importlib.util.find_spec("stable_baselines3") is None:
+        return None
+    theirs = sb3_sac(task, device)
+    cell = _cell("sac", task, 10**9, SB3_WARM_UP // 2, 1)
+    with TemporaryDirectory() as folder:
+        directory = RunDirectory(cell, Path(folder))
+        directory.lock()
+        ours = Loop(cell, directory, device)
+        ours.start()
+
+        def run_ours(count: int = steps) -> None:
+            for _ in range(count):
+                ours.train_step()
+
+        def run_theirs(count: int = steps) -> None:
+            theirs.learn(count, reset_num_timesteps=False)
+
+        calls = (run_ours, run_theirs)
+        for call in calls:
+            call(SB3_WARM_UP)
+        place = torch.device(device)
+        turns = [[timed(call, 1, place) for call in calls] for _ in range(repeats)]
+        ours.close()
+    theirs.get_env().close()
+    mine, other = (steps / median(column) for column in zip(*turns, strict=True))
+    version = importlib.metadata.version("stable-baselines3")
+    return AgainstSB3(task, mine, other, mine / other, version)
+
+
+# ---------------------------------------------------------------- report
+
+
+def table(head: str, rows: Iterable[Sequence[str]]) -> str:
+    """Columns of text under the words of `head`, the first to the left, others to the right."""
+    lines = [head.split("|"), *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])])
+        for cells in lines
+    )
+
+
+def cost_table(costs: Sequence[Cost]) -> str:
+    """Cost of updates and actions, one agent a row."""
+    form = "{algo}|{precision}|{update_ms:.2f}|{update_u:.1f}|{act_ms:.3f}|{act_u:.2f}"
+    form += "|{update_gflop:.3f}|{rate_fraction:.0%}"
+    head = "agent|precision|ms/update|u/update|ms/act|u/act|GFLOP|of rate"
+    return table(head, (form.format(**asdict(cost)).split("|") for cost in costs))
+
+
+def loop_table(loops: Sequence[LoopSpeed]) -> str:
+    """Speed of the loop and where its time goes, one agent a row."""
+    form = "{algo}|{steps}|{steps_per_second:.1f}|{env:.3f}|{act:.3f}|{update:.3f}|{eval:.3f}"
+    rows = (form.format(**asdict(loop), **loop.phase_ms).split("|") for loop in loops)
+    return table("agent|steps|steps/s|env ms|act ms|update ms|eval ms", rows)
+
+
+def describe(sb3: AgainstSB3 | None) -> str:
+    """The comparison with Stable-Baselines3 in one line."""
+    if sb3 is None:
+        return "SAC against Stable-Baselines3: not installed (extra `bench`)"
+    return (
+        f"SAC on {sb3.task}, training alone: {sb3.ours:.0f} steps/s here, {sb3.theirs:.0f} in "
+        f"Stable-Baselines3 {sb3.version}, ratio {sb3.ratio:.2f}"
+    )
+
+
+def _arguments(arguments: list[str] | None) -> Any:
+    parser = Parser("runners.bench", __doc__ or "")
+    parser.add_argument("--algos", default="all", metavar="NAMES", help="comma list, or all")
+    parser.add_argument("--repeats", type=int, default=15, metavar="N", help="samples of each time")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
+    options = parser.parse_args(arguments)
+    options.algos = algos.list_algos() if options.algos == "all" else split(options.algos)
+    if not options.algos:
+        raise UserError(f"--algos: name some of {', '.join(algos.list_algos())}, or all")
+    for name in options.algos:
+        if "state" not in algos.load(name).observation_kinds:
+            raise UserError(f"--algos {name}: it takes no state observations, which this measures")
+    positive("repeats", options.repeats)
+    check_device(options.device)
+    if options.json and not options.json.resolve().parent.is_dir():
+        raise UserError(f"--json {options.json}: its folder does not exist")
+    return options
+
+
+def machine_facts(device: torch.device) -> dict[str, Any]:
+    """Name and measured rates of what the agents run on."""
+    name = manifest.machine()["cpu"] if device.type == "cpu" else torch.cuda.get_device_name(device)
+    return {"name": name, "torch": torch.__version__, "threads": 1, "gflops": rates(device)}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print each table when it is ready, and write the numbers if asked to."""
+    options = _arguments(arguments)
+    setup_process()
+    device = torch.device(options.device)
+    machine = machine_facts(device)
+    rate = machine["gflops"]
+    print(f"{machine['name']}, torch {torch.__version__}, one thread; matrix products, GFLOP/s:")
+    print(", ".join(f"{name} {value:.0f}" for name, value in rate.items()))
+
+    costs = [measure(name, options.repeats, device, rate) for name in options.algos]
+    u_ms = median(cost.u_ms for cost in costs)
+    print(f"\nOne update, one training action: medians of {options.repeats}; 1 u = {u_ms:.3f} ms")
+    print(cost_table(costs))
+    print("GFLOP: matrix products of an update; of rate: GFLOP / time / rate of the precision")
+
+    loops = [measure_loop(c.algo, loop_steps(c.update_ms), options.device) for c in costs]
+    rules = f"{DIFFSR.eval_episodes} evaluation episodes every {DIFFSR.eval_every} steps"
+    print(f"\nTraining on {LOOP_TASK}, time per step with {rules}\n{loop_table(loops)}")
+
+    sb3 = against_sb3(max(5, options.repeats // 2), options.device)
+    print(f"\n{describe(sb3)}")
+    if options.json:
+        parts = {"costs": [*map(asdict, costs)], "loops": [*map(asdict, loops)]}
+        result = {"machine": machine, **parts, "sb3": sb3 and asdict(sb3)}
+        write_atomic(options.json, json.dumps(result, indent=1) + "\n")
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,125 @@
+"""How long a sweep will take and how much memory: measured, not guessed.
+
+For every distinct (algorithm, options, task) a short probe builds the agent, fills its
+memory with some random transitions and times a few actions and updates on this machine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+import envs
+from algos.agent import Agent, Transition
+from runners.loop import make_agent, make_env
+from runners.rundir import Cell
+
+PROBE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Cost of one cell.
+
+    Attributes:
+        seconds: wall time of the run on one core.
+        memory: bytes of networks, optimisers and a full replay memory at the end.
+        disk: bytes of its largest checkpoint.
+    """
+
+    seconds: float
+    memory: int
+    disk: int
+
+
+def _time(action: Callable[[], object], seconds: float, most: int = 200) -> float:
+    """Median seconds of one call, after two to warm up."""
+    action()
+    action()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < 3 or (time.perf_counter() < end and len(times) < most):
+        start = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def _feed(agent: Agent, steps: int) -> None:
+    """Store random transitions, with an end now and then."""
+    rng = np.random.default_rng(0)
+    shape, width = agent.spaces.obs_shape, agent.spaces.action_dim
+    for i in range(steps):
+        agent.observe(
+            Transition(
+                obs=rng.normal(size=(1, *shape)).astype(np.float32),
+                action=rng.uniform(-1, 1, (1, width)).astype(np.float32),
+                reward=rng.normal(size=1).astype(np.float32),
+                next_obs=rng.normal(size=(1, *shape)).astype(np.float32),
+                terminated=np.array([i % 20 == 19]),
+                truncated=np.array([False]),
+            )
+        )
+
+
+def tensor_bytes(node: object) -> int:
+    """Bytes of all tensors in a nested state."""
+    if isinstance(node, torch.Tensor):
+        return node.numel() * node.element_size()
+    if isinstance(node, dict):
+        return sum(tensor_bytes(value) for value in node.values())
+    if isinstance(node, list | tuple):
+        return sum(tensor_bytes(value) for value in node)
+    return 0
+
+
+def estimate(cell: Cell, device: str) -> Estimate:
+    """Probe one cell on this machine."""
+    rules, task = cell.protocol, envs.task(cell.task)
+    env = make_env(cell.task, seed=0)
+    env.reset()
+    agent = make_agent(cell, device)
+    empty = tensor_bytes(agent.state_dict())
+    warm = min(int(cell.config["random_steps"]), rules.steps)
+    probe = 300
+    _feed(agent, probe)
+    per_transition = (tensor_bytes(agent.state_dict()) - empty) / probe
+    # The probe must learn, so the random steps are behind it before it is timed.
+    _feed(agent, max(0, warm + 1 - probe))
+    obs = np.zeros((1, 1, *task.obs_shape), np.float32)
+    batch = np.zeros((1, rules.eval_episodes, *task.obs_shape), np.float32)
+    action = np.zeros(task.action_dim)
+
+    def step() -> None:
+        _, _, terminated, truncated, _ = env.step(action)
+        if terminated or truncated:
+            env.reset()
+
+    env_time = _time(step, 0.1)
+    act = _time(lambda: agent.act(obs, True), 0.2)
+    evaluate = _time(lambda: agent.act(batch, False), 0.3)
+    update = _time(agent.update, PROBE_SECONDS)
+    env.close()
+    agent_steps = rules.steps / task.action_repeat
+    learning = max(0.0, (rules.steps - warm) / task.action_repeat)
+    evaluations = np.ceil(rules.steps / rules.eval_every)
+    per_evaluation = task.max_episode_steps * (evaluate + rules.eval_episodes * env_time)
+    seconds = agent_steps * env_time + learning * (act + update) + evaluations * per_evaluation
+    networks = tensor_bytes(agent.state_dict()) - per_transition * max(probe, warm + 1)
+    capacity = getattr(agent.config, "replay_capacity", 0)
+    disk = int(networks + per_transition * min(agent_steps, capacity))
+    return Estimate(float(seconds), 2 * disk, disk)
+
+
+def estimates(cells: Sequence[Cell], device: str) -> list[Estimate]:
+    """Estimates of all cells; cells that differ only in their seed are probed once."""
+    known: dict[tuple[str, str], Estimate] = {}
+    for cell in cells:
+        key = (cell.task, cell.label)
+        if key not in known:
+            known[key] = estimate(cell, device)
+    return [known[cell.task, cell.label] for cell in cells]

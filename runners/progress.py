@@ -1,0 +1,184 @@
+"""The live table of a sweep, or plain lines where the output is no terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from runners.rundir import Cell
+
+REFRESH_SECONDS = 0.5
+PLAIN_SECONDS = 15.0
+MOST_ROWS = 24
+PLAIN_WIDTH = 240
+
+
+def make_console() -> Console:
+    """Where commands print: brackets in names and reasons are no markup, files get wide lines."""
+    width = None if sys.stdout.isatty() else PLAIN_WIDTH
+    return Console(width=width, markup=False, emoji=False, highlight=False)
+
+
+@dataclass
+class Row:
+    """What is known of one cell.
+
+    Attributes:
+        cell: the cell.
+        status: waiting, running, or how it ended.
+        reason: one line where the status needs one.
+        step: environment steps done.
+        last_return: mean return of the last evaluation.
+    """
+
+    cell: Cell
+    status: str = "waiting"
+    reason: str | None = None
+    step: int = 0
+    last_return: float | None = None
+    _first: tuple[float, int] | None = None
+    _latest: float = 0.0
+
+    @property
+    def ended(self) -> bool:
+        """Whether the cell is no longer waiting or running."""
+        return self.status not in ("waiting", "running")
+
+    def begin(self) -> None:
+        """The cell's process was started."""
+        self.status = "running"
+
+    def update(self, step: int, last_return: float | None) -> None:
+        """Take in a progress message."""
+        self._latest = time.monotonic()
+        if self._first is None and step > 0:
+            self._first = (self._latest, step)
+        self.step, self.last_return = step, last_return
+
+    def end(self, status: str, reason: str | None) -> None:
+        """The cell ended."""
+        self.status, self.reason = status, reason
+
+    @property
+    def rate(self) -> float | None:
+        """Steps per second since the first message, without what was resumed."""
+        if self._first is None or self._latest <= self._first[0]:
+            return None
+        return (self.step - self._first[1]) / (self._latest - self._first[0])
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds to the end at the present rate."""
+        rate = self.rate
+        return (self.cell.protocol.steps - self.step) / rate if rate else None
+
+
+class View:
+    """Shows the rows of a sweep while it runs.
+
+    Args:
+        cells: all cells, in order.
+        console: where to show; a terminal gets a table, anything else plain lines.
+        title: first line.
+    """
+
+    def __init__(self, cells: Sequence[Cell], console: Console, title: str) -> None:
+        self.rows = {cell.name: Row(cell) for cell in cells}
+        self.console, self.title = console, title
+        self.live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._shown = 0.0
+        self._told: dict[str, str] = {}
+        self._last_plain = time.monotonic()
+
+    def row(self, cell: Cell) -> Row:
+        """The row of a cell."""
+        return self.rows[cell.name]
+
+    def __enter__(self) -> View:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.refresh(final=True)
+        if self.live:
+            self.live.stop()
+
+    def refresh(self, final: bool = False) -> None:
+        """Show the present state, at most every half second."""
+        now = time.monotonic()
+        if not final and now - self._shown < REFRESH_SECONDS:
+            return
+        self._shown = now
+        if self.live:
+            self.live.update(self._table(), refresh=True)
+        else:
+            self._plain(now)
+
+    def _plain(self, now: float) -> None:
+        """One line when a cell starts or ends, and now and then one per running cell."""
+        periodic = now - self._last_plain >= PLAIN_SECONDS
+        if periodic:
+            self._last_plain = now
+        for name, row in self.rows.items():
+            if row.status == "waiting":
+                continue
+            changed = self._told.get(name) != row.status
+            if changed or (periodic and row.status == "running"):
+                self._told[name] = row.status
+                self.console.print(self._line(row), highlight=False, soft_wrap=True)
+
+    def _line(self, row: Row) -> str:
+        texts = _texts(row)
+        if row.status != "running":
+            tail = f": {row.reason}" if row.reason else ""
+            return f"{row.cell.name}: {row.status}, last return {texts[4]}{tail}"
+        return (
+            f"{row.cell.name}: {texts[2]}, {texts[3]} steps/s, "
+            f"last return {texts[4]}, ETA {texts[5]}"
+        )
+
+    def _table(self) -> Table:
+        ended = sum(row.ended for row in self.rows.values())
+        table = Table(title=f"{self.title}: {ended}/{len(self.rows)} cells", title_justify="left")
+        for column in ("cell", "status", "progress", "steps/s", "last return", "ETA"):
+            left = column in ("cell", "status")
+            table.add_column(
+                column, justify="left" if left else "right", no_wrap=column != "status"
+            )
+        order = {"running": 0, "waiting": 2}
+        rows = sorted(self.rows.values(), key=lambda row: order.get(row.status, 1))
+        for row in rows[:MOST_ROWS]:
+            table.add_row(*_texts(row))
+        if len(rows) > MOST_ROWS:
+            table.add_row(f"... and {len(rows) - MOST_ROWS} more")
+        return table
+
+
+def _texts(row: Row) -> tuple[str, ...]:
+    total = row.cell.protocol.steps
+    rate, eta = row.rate, row.eta
+    return (
+        row.cell.name,
+        f"{row.status}: {row.reason}" if row.reason else row.status,
+        f"{min(row.step, total):,}/{total:,}",
+        "-" if rate is None else f"{rate:,.0f}",
+        "-" if row.last_return is None else f"{row.last_return:,.1f}",
+        "-" if eta is None or row.status != "running" else clock(eta),
+    )
+
+
+def clock(seconds: float) -> str:
+    """Seconds as `12s`, `3m05s` or `2h07m`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"

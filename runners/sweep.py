@@ -1,0 +1,155 @@
+"""Run a grid of algorithms, tasks and seeds, then report: `python -m runners.sweep`.
+
+Finished cells are not run again; a sweep that was killed goes on with the same command.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+import algos
+import envs
+from runners.cli import (
+    EXIT_AGAIN,
+    EXIT_FAILED,
+    EXIT_OK,
+    EXIT_USAGE,
+    Parser,
+    UserError,
+    check_device,
+    positive,
+    run_main,
+)
+from runners.grid import make_cells, parse_seeds, split
+from runners.launchers.local import LocalLauncher
+from runners.options import add_common, check_common, check_disk, experiment_path, options_text
+from runners.progress import View, clock, make_console
+from runners.protocols import protocol
+from runners.rundir import Cell, RunDirectory, open_experiment
+
+
+def parser() -> Parser:
+    """Arguments of the command."""
+    result = Parser("runners.sweep", str(__doc__), epilog=options_text(algos.list_algos()))
+    names = ", ".join(algos.list_algos())
+    result.add_argument(
+        "--algos",
+        default=",".join(algos.list_algos()),
+        help=f"comma list of {names}, or ALGO@PRESET",
+    )
+    result.add_argument("--tasks", help="comma list of task ids; default: the protocol's")
+    result.add_argument("--seeds", help="a count like 4, or a list like 0,3,7")
+    result.add_argument("--workers", type=int, help="processes at a time; default: one per core")
+    result.add_argument(
+        "--set", action="append", default=[], metavar="ALGO.OPTION=VALUE", help="option of an agent"
+    )
+    result.add_argument("--dry-run", action="store_true", help="show the cells and their cost only")
+    result.add_argument("--no-report", action="store_true", help="leave the report out at the end")
+    add_common(result)
+    return result
+
+
+def default_workers(device: str) -> int:
+    """One process per core that this process may use, one per GPU."""
+    if device != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    arguments = parser().parse_args(argv)
+    rules = protocol(arguments.protocol).with_steps(arguments.steps)
+    tasks = split(arguments.tasks) if arguments.tasks is not None else list(rules.tasks)
+    entries = split(arguments.algos)
+    for name, values, valid in (
+        ("algos", entries, algos.list_algos()),
+        ("tasks", tasks, envs.list_tasks()),
+    ):
+        if not values:
+            raise UserError(f"--{name} '': valid {name} are {', '.join(valid)}")
+    seeds = parse_seeds(arguments.seeds if arguments.seeds is not None else str(rules.seeds))
+    cells = make_cells(entries, tasks, seeds, rules, arguments.set)
+    device = check_device(arguments.device)
+    asked = arguments.workers
+    workers = default_workers(device) if asked is None else positive("workers", asked)
+    check_common(arguments)
+    experiment = experiment_path(arguments, rules)
+    console = make_console()
+    if arguments.dry_run:
+        return dry_run(cells, experiment, device, workers, console)
+    check_disk(experiment)
+    open_experiment(experiment, rules)
+    waiting = unfinished(cells, experiment, console)
+    launcher = LocalLauncher(workers, device, arguments.checkpoint_seconds)
+    with View(waiting, console, f"{experiment} ({rules.name})") as view:
+        finished = launcher.run(waiting, experiment, view) if waiting else True
+    if not finished:
+        console.print("stopped and saved; run the same command to go on")
+        return EXIT_AGAIN
+    bad = [row for row in view.rows.values() if row.status != "done"]
+    for row in bad:
+        console.print(f"{row.cell.name}: {row.status}: {row.reason}", soft_wrap=True)
+    reported = EXIT_OK if arguments.no_report else report(experiment)
+    if reported or any(row.status != "elsewhere" for row in bad):
+        return EXIT_FAILED
+    return EXIT_AGAIN if bad else EXIT_OK
+
+
+def unfinished(cells: Sequence[Cell], experiment: Path, console: Console) -> list[Cell]:
+    """The cells that have still to be run; says how many are finished already."""
+    waiting = [c for c in cells if RunDirectory(c, experiment).status() != "done"]
+    done = len(cells) - len(waiting)
+    if done:
+        console.print(f"{done} of {len(cells)} cells are finished already")
+    return waiting
+
+
+def report(experiment: Path) -> int:
+    """Write the report in a process of its own: the analysis reads files only."""
+    return subprocess.run([sys.executable, "-m", "analysis.report", str(experiment)]).returncode
+
+
+def dry_run(
+    cells: Sequence[Cell], experiment: Path, device: str, workers: int, console: Console
+) -> int:
+    """Show the cells with measured estimates of time, memory and disk."""
+    from runners.process import setup_process
+
+    setup_process()
+    from runners.estimate import estimates
+
+    table = Table(title=f"{len(cells)} cells for {experiment}, {workers} workers")
+    for column in ("cell", "steps", "time", "memory", "checkpoint", "state"):
+        table.add_column(column, justify="left" if column == "cell" else "right", no_wrap=True)
+    costs = estimates(cells, device)
+    left = 0.0
+    for cell, cost in zip(cells, costs, strict=True):
+        state = RunDirectory(cell, experiment).status()
+        left += 0.0 if state == "done" else cost.seconds
+        sizes = (f"{cost.memory >> 20:,} MB", f"{cost.disk >> 20:,} MB")
+        table.add_row(cell.name, f"{cell.protocol.steps:,}", clock(cost.seconds), *sizes, state)
+    console.print(table)
+    largest = sorted((cost.memory for cost in costs), reverse=True)[:workers]
+    disk = sum(sorted((cost.disk for cost in costs), reverse=True)[:workers]) * 2
+    console.print(
+        f"about {clock(left / workers)} on {workers} workers, "
+        f"{sum(largest) >> 20:,} MB of memory, {disk >> 20:,} MB of disk for checkpoints"
+    )
+    try:
+        check_disk(experiment, disk)
+    except UserError as error:
+        console.print(f"this would be refused: {error}", soft_wrap=True)
+        return EXIT_USAGE
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    run_main(lambda: main(sys.argv[1:]))

@@ -1,0 +1,95 @@
+"""Train one cell in this process: `python -m runners.train --algo sac --task mbbl/Hopper-ET`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from runners.process import setup_process
+
+setup_process()
+
+import algos  # noqa: E402
+from runners.checkpoint import CheckpointError  # noqa: E402
+from runners.cli import (  # noqa: E402
+    EXIT_AGAIN,
+    EXIT_FAILED,
+    EXIT_OK,
+    Parser,
+    UserError,
+    check_device,
+    run_main,
+)
+from runners.grid import make_cells  # noqa: E402
+from runners.loop import Interrupted, Progress, run_cell  # noqa: E402
+from runners.options import (  # noqa: E402
+    add_common,
+    check_common,
+    check_disk,
+    experiment_path,
+    options_text,
+)
+from runners.progress import View, make_console  # noqa: E402
+from runners.protocols import protocol  # noqa: E402
+from runners.rundir import open_experiment  # noqa: E402
+from runners.worker import StopFlag, outcome  # noqa: E402
+
+
+def parser() -> Parser:
+    """Arguments of the command."""
+    result = Parser("runners.train", str(__doc__), epilog=options_text(algos.list_algos()))
+    result.add_argument("--algo", required=True, help="ALGO or ALGO@PRESET")
+    result.add_argument("--task", required=True, help="task id, for example mbbl/HalfCheetah")
+    result.add_argument("--seed", default="0", help="seed index")
+    result.add_argument(
+        "--set", action="append", default=[], metavar="OPTION=VALUE", help="option of the agent"
+    )
+    add_common(result)
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    arguments = parser().parse_args(argv)
+    rules = protocol(arguments.protocol).with_steps(arguments.steps)
+    algo = arguments.algo.partition("@")[0]
+    for text in arguments.set:
+        if not all(text.partition("=")):
+            raise UserError(f"--set {text}: expected OPTION=VALUE")
+    sets = [f"{algo}.{text}" for text in arguments.set]
+    if not arguments.seed.isdecimal():
+        raise UserError(
+            f"--seed {arguments.seed}: expected one number, 0 or more; runners.sweep takes several"
+        )
+    (cell,) = make_cells([arguments.algo], [arguments.task], [int(arguments.seed)], rules, sets)
+    device = check_device(arguments.device)
+    check_common(arguments)
+    experiment = experiment_path(arguments, rules)
+    check_disk(experiment)
+    open_experiment(experiment, rules)
+    console = make_console()
+    with View([cell], console, cell.name) as view:
+        row = view.row(cell)
+        row.begin()
+
+        def report(progress: Progress) -> None:
+            row.update(progress.step, progress.last_return)
+            view.refresh()
+
+        try:
+            status = run_cell(
+                cell, experiment, device, StopFlag(), report, arguments.checkpoint_seconds
+            )
+        except Interrupted:
+            row.end("stopped", "saved; run the same command to go on")
+            return EXIT_AGAIN
+        except CheckpointError as error:
+            raise UserError(str(error)) from None
+        row.end(*outcome(cell, experiment, status))
+    console.print(f"files: {cell.path(experiment)}", soft_wrap=True)
+    # Still `running`: another process has the cell.
+    return {"done": EXIT_OK, "running": EXIT_AGAIN}.get(status, EXIT_FAILED)
+
+
+if __name__ == "__main__":
+    run_main(lambda: main(sys.argv[1:]))
