@@ -53,6 +53,7 @@ from algos.networks import (
     orthogonal_init,
     per_replica_mean,
     polyak_,
+    repeat_replicas,
     step,
 )
 from algos.offpolicy import OffPolicyAgent, OffPolicyConfig
@@ -94,38 +95,13 @@ class DiffSRConfig(OffPolicyConfig):
     target_every: int = option(2, "steps between updates of the target critic (code)", low=1)
 
 
-class _Contraction(torch.autograd.Function):
-    """rows = psiᵀ (W h + b): the product of psi with every row of zeta, gradients by hand.
-
-    Automatic differentiation gives the same numbers at a third more time: it makes
-    copies of W's gradient (nearly all of Diff-SR's weights) and of zeta's.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, psi: Tensor, h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        replicas, batch, dim = psi.shape
-        weight = weight.to(h.dtype)
-        zeta = torch.bmm(h, weight).view(replicas * batch, -1, dim)  # without the bias
-        rows = bias.to(h.dtype).view(replicas, -1, dim)
-        ctx.save_for_backward(psi, h, weight, zeta, rows)
-        score = torch.bmm(zeta, psi.view(-1, dim, 1)).view(replicas, batch, -1)
-        return score + torch.bmm(psi, rows.transpose(1, 2))
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        psi, h, weight, zeta, rows = ctx.saved_tensors
-        replicas, batch, dim = psi.shape
-        g = grads[0].contiguous()
-        grad_psi = torch.bmm(g.view(replicas * batch, 1, -1), zeta).view(psi.shape)
-        grad_psi += torch.bmm(g, rows)
-        grad_zeta = (g.unsqueeze(-1) * psi.unsqueeze(-2)).flatten(2)
-        grad_weight = torch.bmm(h.transpose(1, 2), grad_zeta).float()
-        grad_bias = torch.bmm(g.transpose(1, 2), psi).view(replicas, 1, -1).float()
-        return grad_psi, torch.bmm(grad_zeta, weight.transpose(1, 2)), grad_weight, grad_bias
-
-
 class Zeta(nn.Module):
-    """zeta(x, level) = W elu(V [x, level]): one `[feature_dim]` vector per state coordinate."""
+    """zeta(x, level) = W elu(V [x, level]): one `[feature_dim]` vector per state coordinate.
+
+    W holds nearly all weights of Diff-SR, and its three products (score, and the gradients
+    of W and of elu(..)) nearly all of the arithmetic. So zeta is contracted with psi at
+    once, and the bias, which contracts to a small product with psi, stays out of them.
+    """
 
     def __init__(
         self, rng: ReplicaRng, obs_dim: int, hidden: int, feature_dim: int, dtype: torch.dtype
@@ -133,6 +109,7 @@ class Zeta(nn.Module):
         super().__init__()
         self.hidden = StackedLinear(rng, 1, obs_dim + 1, hidden)
         self.out = StackedLinear(rng, 1, hidden, obs_dim * feature_dim)
+        self.rows = (obs_dim, feature_dim)
         self.dtype = dtype
 
     def score(self, psi: Tensor, x: Tensor, level: Tensor) -> Tensor:
@@ -144,8 +121,10 @@ class Zeta(nn.Module):
             level: `[R, B, 1]`.
         """
         h = F.elu(self.hidden(torch.cat([x, level], dim=-1), self.dtype))
-        score = _Contraction.apply(psi, h, self.out.weight, self.out.bias)
-        return score.float()
+        zeta = torch.bmm(h, self.out.weight.to(self.dtype)).view(-1, *self.rows)
+        from_weight = torch.bmm(zeta, psi.flatten(0, 1).unsqueeze(-1)).view(x.shape)
+        bias = self.out.bias.to(self.dtype).view(-1, *self.rows)
+        return (from_weight + torch.bmm(psi, bias.transpose(1, 2))).float()
 
 
 class SpectralCritic(nn.Module):
@@ -160,7 +139,7 @@ class SpectralCritic(nn.Module):
 
     def forward(self, psi: Tensor, frozen: bool = False) -> Tensor:
         """Values `[R, 2, B]` of features `[R, B, feature_dim]`."""
-        x = psi.repeat_interleave(2, dim=0)
+        x = repeat_replicas(psi, 2)
         x = torch.sin(self.first(x, self.dtype, frozen))
         x = F.elu(self.second(x, self.dtype, frozen))
         return self.out(x, torch.float32, frozen).view(psi.shape[0], 2, -1)
@@ -260,11 +239,13 @@ class DiffSR(OffPolicyAgent):
         """
         with torch.no_grad():
             action, log_prob = self.actor.sample(batch.next_obs, self.rng)
+            obs = torch.cat([batch.obs, batch.next_obs], dim=1)
+            both = self.features(obs, torch.cat([batch.action, action], dim=1))
+            psi, next_psi = both.chunk(2, dim=1)
             soft = self.temperature.value()[:, None] * log_prob
-            value = self.target(self.features(batch.next_obs, action)).amin(1) - soft
+            value = self.target(next_psi).amin(1) - soft
             backup = self.config.discount * batch.not_terminal[..., 0] * value
             y = batch.reward[..., 0] + backup
-            psi = self.features(batch.obs, batch.action)
         q = self.critic(psi)
         loss = F.mse_loss(q, y[:, None].expand_as(q), reduction="none").mean(-1).sum(-1)
         step(self.critic_optimizer, loss.sum())

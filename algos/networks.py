@@ -9,6 +9,7 @@ the matrix products run on bfloat16 copies of weights and activations.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
@@ -147,6 +148,13 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def repeat_replicas(x: Tensor, copies: int) -> Tensor:
+    """Give every network of a replica the replica's input: `[R, ...]` to `[R * copies, ...]`."""
+    if copies == 1:
+        return x
+    return x.unsqueeze(1).expand(-1, copies, *x.shape[1:]).flatten(0, 1)
+
+
 class Layers(nn.ModuleList):
     """A module list whose items are known to be affine maps."""
 
@@ -180,7 +188,7 @@ class MLP(nn.Module):
         out_dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+        pairs = list(itertools.pairwise(sizes))
         self.layers = Layers(StackedLinear(rng, copies, i, o, init) for i, o in pairs)
         self.copies = copies
         self.activation = ACTIVATIONS[activation]
@@ -200,7 +208,7 @@ class MLP(nn.Module):
 
     def _copies(self, x: Tensor) -> Tensor:
         """Give every copy of a replica the replica's input."""
-        return x.repeat_interleave(self.copies, dim=0) if self.copies > 1 else x
+        return repeat_replicas(x, self.copies)
 
 
 class SampleMLP(MLP):
@@ -386,7 +394,7 @@ def clone_frozen(module: nn.Module) -> Any:
 
 @torch.no_grad()
 def polyak_(target: nn.Module, online: nn.Module, rate: float) -> None:
-    """target <- (1 - rate) target + rate online, in one call."""
+    """Set target <- (1 - rate) target + rate online, in one call."""
     torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), rate)
 
 

@@ -204,14 +204,11 @@ def measure(
         "act": lambda: agent.act(obs, explore=True),
     }
     seconds = in_turns(calls, repeats, device)
-    ms = {name: 1e3 * median(samples) for name, samples in seconds.items()}
-    gflop = product_gflop(agent)
-    precision = agent.config.precision
-    fraction = 1e3 * gflop / ms["update"] / rate[precision]
-    update_u, act_u = (paired(seconds[name], seconds["u"]) for name in ("update", "act"))
-    return Cost(
-        *(algo, precision, ms["u"], ms["update"], update_u, ms["act"], act_u, gflop, fraction)
-    )
+    ms = {f"{name}_ms": 1e3 * median(samples) for name, samples in seconds.items()}
+    units = {f"{name}_u": paired(seconds[name], seconds["u"]) for name in ("update", "act")}
+    gflop, precision = product_gflop(agent), agent.config.precision
+    fraction = 1e3 * gflop / ms["update_ms"] / rate[precision]
+    return Cost(algo, precision, update_gflop=gflop, rate_fraction=fraction, **ms, **units)
 
 
 # ---------------------------------------------------------------- the whole loop
@@ -260,10 +257,8 @@ def sb3_sac(task: str, device: str) -> Any:
     """Stable-Baselines3's SAC with the same sizes: one update of 256 per step, 256-256."""
     import stable_baselines3 as sb3
 
-    options: dict[str, Any] = {
-        **{"batch_size": BATCH, "policy_kwargs": {"net_arch": [256, 256]}},
-        **{"train_freq": 1, "gradient_steps": 1, "learning_starts": SB3_WARM_UP // 2},
-    }
+    options: dict[str, Any] = {"batch_size": BATCH, "policy_kwargs": {"net_arch": [256, 256]}}
+    options |= {"train_freq": 1, "gradient_steps": 1, "learning_starts": SB3_WARM_UP // 2}
     return sb3.SAC("MlpPolicy", envs.make(task, seed=0), device=device, seed=0, **options)
 
 

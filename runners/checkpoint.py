@@ -61,6 +61,8 @@ def _decode(node: Any, arrays: Arrays) -> Any:
         return arrays[value]
     if kind == "dict":
         return {_decode(k, arrays): _decode(v, arrays) for k, v in value}
+    if kind not in ("list", "tuple"):
+        raise ValueError(f"unknown kind {kind!r}")
     items = [_decode(item, arrays) for item in value]
     return tuple(items) if kind == "tuple" else items
 
