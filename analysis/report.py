@@ -119,7 +119,7 @@ def index_page(experiment: Experiment, documents: dict[str, list[Table]]) -> str
         parts += [f"## {stem.capitalize()}", tables[0].markdown().rstrip(), f"Files: {links}."]
     parts.append("## Figures")
     for stem, title in FIGURES.items():
-        parts.append(f"![{title}]({stem}.png)\n\n{title}: [{stem}.svg]({stem}.svg).")
+        parts.append(f"![{title}]({stem}.svg)\n\n{title}: [{stem}.svg]({stem}.svg), {stem}.png.")
     parts += ["## Where the runs come from", _provenance(experiment), _reproduce(experiment)]
     return "\n\n".join(parts) + "\n"
 
@@ -158,10 +158,29 @@ def _provenance(experiment: Experiment) -> str:
 
 
 def _reproduce(experiment: Experiment) -> str:
+    """Gives the commands that run the same cells; a variant by options needs its own."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for label in experiment.labels:
+        algo, _, variant = label.partition("@")
+        parts = variant.split(",") if variant else []
+        presets = [part for part in parts if "=" not in part]
+        sets = tuple(f"--set {algo}.{part}" for part in parts if "=" in part)
+        groups.setdefault(sets, []).append("@".join([algo, *presets]))
+    rules, runs = experiment.protocol, experiment.runs
+    tasks = ",".join(experiment.tasks)
+    seeds = ",".join(str(seed) for seed in sorted(runs["seed"].unique()))
+    folder = f"results/{experiment.path.resolve().name}"
+    commands = [
+        f"    python -m runners.sweep --protocol {rules.name} --steps {rules.steps} "
+        f"--algos {','.join(names)} --tasks {tasks} --seeds {seeds}, "
+        f"--experiment ./{folder} {' '.join(sets)}".rstrip()
+        for sets, names in groups.items()
+    ]
     return (
-        f"To reproduce: run protocol `{experiment.protocol.name}` with the code above; each cell's "
-        "`run.json` holds its full configuration and package versions. To rebuild this page from "
-        f"the files: `python -m analysis.report results/{experiment.path.resolve().name}`."
+        "To run the same cells again, with the code above and in an empty folder:\n\n"
+        + "\n".join(commands)
+        + "\n\nEach cell's `run.json` holds every option and package version. To rebuild this page "
+        f"from the files: `python -m analysis.report {folder}`."
     )
 
 

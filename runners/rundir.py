@@ -183,7 +183,7 @@ class RunDirectory:
         """Claim the cell for this process until it ends; False if another one has it."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
-        self._lock = (self.checkpoints / "lock").open("w")
+        self._lock = (self.checkpoints / "lock").open("a")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -1,0 +1,297 @@
+"""Small runs, agents that misbehave, and commands in forked processes that can be killed."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import algos
+from algos.agent import Agent
+from algos.config import AgentConfig
+from algos.offpolicy import Counters
+from runners import checkpoint, sweep, train
+from runners.cli import run_main
+from runners.grid import make_cells
+from runners.loop import Loop
+from runners.process import setup_process
+from runners.protocols import PROTOCOLS, Protocol
+from runners.worker import work
+
+ROOT = Path(__file__).parents[2]
+FILES = ("evaluations.csv", "train.csv")
+TINY = Protocol(
+    name="tiny",
+    tasks=("mbbl/Pendulum",),
+    seeds=1,
+    steps=60,
+    random_steps=10,
+    eval_every=20,
+    eval_episodes=2,
+    log_every=10,
+    reported=("last",),
+    reduced=True,
+)
+CHAOS = Protocol(
+    name="chaos",
+    tasks=("mbbl/HalfCheetah", "mbbl/Ant"),
+    seeds=1,
+    steps=120,
+    random_steps=20,
+    eval_every=40,
+    eval_episodes=2,
+    log_every=20,
+    reported=("last",),
+    reduced=True,
+)
+SMALL = {
+    "sac": {"hidden": 16, "batch_size": 16},
+    "diffsr": {"hidden": 16, "batch_size": 16, "feature_dim": 16, "zeta_hidden": 16},
+    "qvpo": {
+        "hidden": 16,
+        "batch_size": 16,
+        "train_samples": 2,
+        "eval_samples": 1,
+        "diffusion_steps": 2,
+    },
+}
+
+
+class Still(Agent):
+    """Acts by a function of each coordinate alone, so that batches cannot change a bit."""
+
+    title = "Still"
+    paper = "none"
+    Config = AgentConfig
+    presets = {"quick": {"batch_size": 8}, "wide": {"batch_size": 9}}  # noqa: RUF012
+
+    def __init__(self, spaces, config, seeds, device="cpu"):
+        super().__init__(spaces, config, seeds, device)
+        self.counters = Counters()
+
+    def policy(self, obs, explore, rng):
+        action = torch.sin(3.0 * obs[..., :1]).expand(*obs.shape[:2], self.spaces.action_dim)
+        noise = 0.1 * rng.normal(*action.shape[1:]) if explore else 0.0
+        return (action + noise).clone()
+
+    def observe(self, transition):
+        self.counters.steps += 1
+
+    def update(self):
+        return {"steps": torch.full((self.replicas,), float(self.counters.steps))}
+
+    def components(self):
+        return {"counters": self.counters}
+
+
+class Rare(Still):
+    """Learns at every seventh step only, with metrics that tell which."""
+
+    def update(self):
+        return super().update() if self.counters.steps % 7 == 0 else {}
+
+
+class Raises(Still):
+    def update(self):
+        if self.counters.steps > 15:
+            raise ValueError("two\nlines with [/bold] markup")
+        return super().update()
+
+
+class CannotStart(Still):
+    def __init__(self, *arguments):
+        raise MemoryError("too large")
+
+
+class NotFinite(Still):
+    def update(self):
+        return {"loss": torch.full((self.replicas,), float("nan"))}
+
+
+class BadAction(Still):
+    def policy(self, obs, explore, rng):
+        return super().policy(obs, explore, rng) * (float("nan") if not explore else 1.0)
+
+
+class Exits(Still):
+    def update(self):
+        os._exit(7)
+
+
+class Killed(Still):
+    def update(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Slow(Still):
+    def update(self):
+        time.sleep(0.05)
+        return super().update()
+
+
+FAKES = {kind.__name__.lower(): kind for kind in Still.__subclasses__()} | {"still": Still}
+
+
+def load_fake(name, real=algos.load):
+    return FAKES[name] if name in FAKES else real(name)
+
+
+def work_with_fakes(*arguments):
+    """What a worker runs in its own process; a patch of the parent would not reach it."""
+    algos.load = load_fake
+    work(*arguments)
+
+
+def cell_of(algo="still", task="mbbl/Pendulum", seed=0, protocol=TINY, sets=()):
+    (cell,) = make_cells([algo], [task], [seed], protocol, sets)
+    return cell
+
+
+def files_of(folder):
+    return {name: (Path(folder) / name).read_bytes() for name in FILES}
+
+
+def snapshot(folder):
+    """Every file below a folder with its bytes and time of change."""
+    paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in paths
+    }
+
+
+def small_options(algo, prefix=""):
+    return [f"--set={prefix}{name}={value}" for name, value in SMALL[algo].items()]
+
+
+# Commands in forked processes -------------------------------------------------------
+
+
+def _run(command, arguments, log, plan):
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    setup_process()
+    PROTOCOLS.update(tiny=TINY, chaos=CHAOS)
+    if plan is not None:
+        _arm(*plan)
+    main = {"train": train.main, "sweep": sweep.main}[command]
+    run_main(lambda: main(arguments))
+
+
+def _arm(place, step, count):
+    """Kill this process at the `count`-th visit of a place at or after a step.
+
+    It waits for the first checkpoint, so that every kill is followed by a resume.
+    """
+    seen = 0
+
+    def visit(loop):
+        nonlocal seen
+        saved = any(loop.directory.checkpoints.glob("step-*"))
+        if loop.step >= step and saved:
+            seen += 1
+            if seen >= count:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    original = {"train": Loop.train_step, "save": Loop.save, "evaluation": Loop.evaluate}[place]
+
+    def train_step(loop):
+        original(loop)
+        visit(loop)
+
+    def save(loop):
+        sync = checkpoint._sync
+
+        def syncing(path):
+            sync(path)
+            visit(loop)
+
+        checkpoint._sync = syncing
+        original(loop)
+        checkpoint._sync = sync
+
+    def evaluate(loop):
+        stop = loop.should_stop
+
+        def asked():
+            visit(loop)
+            return stop()
+
+        loop.should_stop = asked
+        original(loop)
+        loop.should_stop = stop
+
+    name = {"train": "train_step", "save": "save", "evaluation": "evaluate"}[place]
+    setattr(Loop, name, {"train": train_step, "save": save, "evaluation": evaluate}[place])
+
+
+class Forked:
+    """A command of the runner in a forked process that has torch loaded already.
+
+    Args:
+        command: `train` or `sweep`.
+        arguments: its command line.
+        log: file that takes what it prints.
+        plan: where to kill itself: place (`train`, `save`, `evaluation`), step, visit.
+    """
+
+    def __init__(self, command, arguments, log, plan=None):
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["runners.worker", "runners.loop"])
+        self.log = Path(log)
+        self.log.unlink(missing_ok=True)
+        self.process = context.Process(target=_run, args=(command, arguments, str(log), plan))
+        self.process.start()
+
+    @property
+    def output(self):
+        return self.log.read_text() if self.log.exists() else ""
+
+    def signal(self, number):
+        os.kill(self.process.pid, number)
+
+    def wait(self, seconds=120):
+        """Its exit code; minus the signal that ended it."""
+        self.process.join(seconds)
+        assert self.process.exitcode is not None, self.output
+        return self.process.exitcode
+
+
+def spawn(module, arguments, log):
+    """The real command line, in a session of its own."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    with Path(log).open("a") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            env=environment,
+            start_new_session=True,
+        )
+
+
+def wait_until(condition, seconds=60.0, what="nothing"):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds:g} s for {what}"
+        time.sleep(0.02)
+
+
+def group_members(group):
+    """Processes of a group that are no zombies."""
+    members = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, _, rest = stat.read_text().rpartition(")")
+        except OSError:
+            continue
+        state, _, pgrp = rest.split()[:3]
+        if int(pgrp) == group and state != "Z":
+            members.append(name)
+    return members

@@ -1,0 +1,190 @@
+"""Structure of the benchmark; it asserts nothing about how fast anything is."""
+
+import importlib.util
+import json
+
+import pytest
+import torch
+
+import algos
+from runners import bench
+from runners.cli import run_main
+from runners.loop import PHASES
+
+CPU = torch.device("cpu")
+RATE = {"float32": 100.0, "tf32": 100.0, "bfloat16": 100.0}
+COST = bench.Cost(
+    algo="sac",
+    precision="bfloat16",
+    u_ms=1.0,
+    update_ms=4.0,
+    update_u=4.0,
+    act_ms=0.1,
+    act_u=0.1,
+    update_gflop=0.5,
+    rate_fraction=0.25,
+)
+LOOP = bench.LoopSpeed("sac", "mbbl/HalfCheetah", 10, 200.0, dict.fromkeys(PHASES, 1.25))
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr(bench, "WARM_UP", 1)
+    monkeypatch.setattr(bench, "BURST_SECONDS", 0.0)
+    monkeypatch.setattr(bench, "SB3_WARM_UP", 8)
+
+
+def test_calls_take_turns():
+    order = []
+    calls = {name: (lambda name=name: order.append(name)) for name in "ab"}
+    seconds = bench.in_turns(calls, 3, CPU)
+    assert order[-6:] == list("ababab")
+    assert {name: len(samples) for name, samples in seconds.items()} == {"a": 3, "b": 3}
+    assert min(seconds["a"]) >= 0.0
+
+
+def test_cost_in_units_compares_samples_of_the_same_turn():
+    # The machine is ten times slower in the second turn; the ratio does not change.
+    assert bench.paired([4.0, 40.0, 8.0], [1.0, 10.0, 2.0]) == 4.0
+
+
+def test_unit_leaves_gradients_of_one_pass():
+    call = bench.unit(CPU)
+    assert call() is None
+    call()
+
+
+def test_product_rate_is_positive():
+    for dtype in (torch.float32, torch.bfloat16):
+        assert bench.product_rate(dtype, CPU, (16, 32)) > 0.0
+
+
+def test_rates_cover_every_precision(monkeypatch):
+    monkeypatch.setattr(bench, "product_rate", lambda dtype, device, sizes: 1.0)
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    assert bench.rates(CPU) == dict.fromkeys(("float32", "tf32", "bfloat16"), 1.0)
+    assert torch.backends.cuda.matmul.allow_tf32 == allowed
+
+
+def test_work_of_sac_is_what_its_layers_say():
+    # Batch 256, multiplication and addition: critic 23-256-256 twice, actor 17-256-256-12. The
+    # value's last layer is a sum, not a product.
+    critic = 2 * 2 * 256 * (23 * 256 + 256 * 256)
+    actor = 2 * 256 * (17 * 256 + 256 * 256 + 256 * 12)
+    hidden = 2 * 2 * 256 * 256 * 256
+    least = (
+        actor  # action of the target
+        + critic  # target
+        + 2 * critic + hidden  # critic forward, weights, and inputs of its second layer
+        + 3 * actor  # actor forward and backward, less the observation's gradient
+        - 2 * 256 * 17 * 256
+        + 2 * critic  # frozen critic: forward, and back to the action
+    )  # fmt: skip
+    agent = bench.ready_agent("sac", CPU, stored=4)
+    assert bench.product_gflop(agent) * 1e9 == pytest.approx(least, rel=0.02)
+
+
+@pytest.mark.parametrize("algo", ["sac", "diffsr"])
+def test_measure(algo):
+    cost = bench.measure(algo, 1, CPU, RATE, stored=8)
+    assert cost.algo == algo
+    assert cost.precision == algos.load(algo).Config().precision
+    assert cost.update_ms > cost.act_ms > 0.0
+    assert cost.update_u == pytest.approx(cost.update_ms / cost.u_ms)
+    assert cost.rate_fraction == pytest.approx(10.0 * cost.update_gflop / cost.update_ms)
+
+
+def test_agents_are_measured_with_their_default_options():
+    agent = bench.ready_agent("sac", CPU, stored=2)
+    assert agent.config == type(agent.config)(random_steps=0)
+    assert agent.update()
+
+
+def test_loop_steps_stay_in_bounds():
+    assert bench.loop_steps(1e-3) == 1_000
+    assert bench.loop_steps(100.0) == 60
+    assert bench.loop_steps(1e6) == 20
+
+
+def test_loop_is_split_by_phase():
+    loop = bench.measure_loop("sac", 10, "cpu", task="mbbl/Pendulum", episodes=1)
+    assert tuple(loop.phase_ms) == PHASES
+    assert min(loop.phase_ms.values()) >= 0.0
+    assert loop.steps_per_second == pytest.approx(1e3 / sum(loop.phase_ms.values()))
+
+
+def test_a_run_that_fails_says_why(monkeypatch):
+    def fail(self):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(algos.load("sac"), "learn", fail)
+    with pytest.raises(RuntimeError, match=r"sac on mbbl/Pendulum: MemoryError: no room"):
+        bench.measure_loop("sac", 5, "cpu", task="mbbl/Pendulum", episodes=1)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("stable_baselines3") is None, reason="extra `bench` not installed"
+)
+def test_against_sb3():
+    result = bench.against_sb3(1, "cpu", task="mbbl/Pendulum", steps=4)
+    assert result.ratio == pytest.approx(result.ours / result.theirs)
+    assert f"ratio {result.ratio:.2f}" in bench.describe(result)
+
+
+def test_without_sb3_one_line_says_so(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    result = bench.against_sb3(1, "cpu")
+    assert result is None
+    assert "extra `bench`" in bench.describe(result)
+
+
+def test_columns_are_aligned():
+    lines = bench.table("agent|ms", [["a", "1.00"], ["longer", "100.00"]]).splitlines()
+    assert lines == ["agent       ms", "a         1.00", "longer  100.00"]
+
+
+def test_command_prints_and_writes(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(bench, "rates", lambda device: RATE)
+    monkeypatch.setattr(bench, "measure", lambda *_: COST)
+    monkeypatch.setattr(bench, "measure_loop", lambda *_: LOOP)
+    monkeypatch.setattr(bench, "against_sb3", lambda *_: None)
+    file = tmp_path / "bench.json"
+    assert bench.main(["--algos", "sac", "--repeats", "2", "--json", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "1 u = 1.000 ms" in out
+    assert ["sac", "bfloat16", "4.00", "4.0", "0.100", "0.10", "0.500", "25%"] in [
+        line.split() for line in out.splitlines()
+    ]
+    result = json.loads(file.read_text())
+    assert list(result) == ["machine", "costs", "loops", "sb3"]
+    assert result["costs"][0]["update_u"] == 4.0
+    assert result["loops"][0]["phase_ms"]["eval"] == 1.25
+    assert result["machine"]["gflops"] == RATE
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--algos", "sacc"], "did you mean sac?"),
+        (["--algos", ","], "--algos: name some of"),
+        (["--repeats", "0"], "--repeats 0: must be at least 1"),
+        (["--repeats", "x"], "invalid int value"),
+        (["--device", "gpu"], "--device gpu: valid devices are cpu"),
+        (["--json", "/no/such/folder/bench.json"], "its folder does not exist"),
+    ],
+)
+def test_bad_input_is_one_line(capsys, arguments, words):
+    with pytest.raises(SystemExit) as left:
+        run_main(lambda: bench.main(arguments))
+    assert left.value.code == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_missing_cuda_is_one_line(capsys):
+    with pytest.raises(SystemExit) as left:
+        run_main(lambda: bench.main(["--device", "cuda"]))
+    assert left.value.code == 2
+    assert "torch sees no CUDA device here" in capsys.readouterr().err
