@@ -80,6 +80,8 @@ class Agent(ABC):
     """True if it learns only from what the current policy collects."""
     max_replicas: ClassVar[int | None] = None
     """Largest R that it takes; None is any."""
+    rule_exceptions: ClassVar[Mapping[str, str]] = {}
+    """Rules of `runners.check` that cannot hold for it, each with the reason."""
 
     def __init__(
         self,

@@ -242,7 +242,7 @@ def facts_are_true(algo: Algo) -> None:
         isinstance(kinds, tuple) and bool(kinds) and set(kinds) <= set(KINDS),
         f"observation_kinds is {kinds!r}: a tuple out of {', '.join(KINDS)}",
     )
-    for name in getattr(algo, "rule_exceptions", {}):
+    for name in algo.rule_exceptions:
         require(name in RULES, f"rule_exceptions names {name!r}, which is not a rule")
     _check_options(algo)
     _check_builds(algo)

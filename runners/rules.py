@@ -223,7 +223,7 @@ def judge(name: str, algo: Algo) -> Outcome:
     An agent may declare `rule_exceptions`, a mapping from rules that cannot hold for it to
     the reason; they are skipped.
     """
-    declared: Mapping[str, str] = getattr(algo, "rule_exceptions", {})
+    declared: Mapping[str, str] = algo.rule_exceptions
     if name in declared:
         return Outcome("skip", f"declared: {declared[name]}")
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib.util
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ import algos
 from algos.agent import Agent, Spaces, Transition
 from algos.config import build_config
 from algos.replay import Batch
+
+# Two threads on products this small only wait for each other.
+torch.set_num_threads(1)
 
 # Options that make any agent cheap; those an agent does not have are left out, so that
 # a new algorithm is tested without an entry here.
@@ -44,9 +48,7 @@ def load_template(path: Path) -> type[Agent]:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # The dataclass machinery looks annotations up through sys.modules.
-    import sys
-
+    # `dataclass` looks annotations up through sys.modules.
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
     return module.TemplateAgent

@@ -161,12 +161,13 @@ def test_evaluating_never_changes_what_is_learned(cls: type[Agent]) -> None:
 
 
 def test_global_generators_are_untouched(cls: type[Agent]) -> None:
-    before = torch.random.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    legacy = np.random.mtrand._rand  # the generator behind np.random.normal and the like
+    before = torch.random.get_rng_state(), legacy.get_state()[1].copy(), random.getstate()
     agent = make_small(cls)
     drive(agent, Drift((0,), 3, 2), 8)
     agent.act(np.zeros((1, 2, 3), np.float32), explore=False)
     assert torch.equal(before[0], torch.random.get_rng_state())
-    np.testing.assert_array_equal(before[1], np.random.get_state()[1])
+    np.testing.assert_array_equal(before[1], legacy.get_state()[1])
     assert before[2] == random.getstate()
 
 
@@ -174,25 +175,25 @@ def learned_value(cls: type[Agent], ends: dict[str, bool], **options) -> float:
     """Mean Q of a task that pays 1 at every step, after a few hundred updates."""
     rates = {"learning_rate", "actor_learning_rate", "critic_learning_rate"}
     names = cls.Config.__dataclass_fields__
-    fast = {name: 3e-3 for name in rates & set(names)}
+    fast = dict.fromkeys(rates & set(names), 0.01)
     quiet = {"temperature": "fixed", "initial_temperature": 1e-6, "feature_updates": 1}
     quiet = {name: value for name, value in quiet.items() if name in names}
-    options = {"discount": 0.8, "tau": 0.1, "random_steps": 20, "hidden": 32} | options
+    options = {"discount": 0.5, "tau": 0.1, "random_steps": 20, "hidden": 32} | options
     agent = make_small(cls, **fast, **quiet, **options)
     total = []
-    for k in range(420):
-        agent.observe(transition(seed=k % 20, obs=0.5, next_obs=0.5, reward=1.0, **ends))
+    for k in range(280):
+        agent.observe(transition(seed=k, obs=0.5, next_obs=0.5, reward=1.0, **ends))
         metrics = agent.update()
-        if k >= 400:
+        if k >= 250:
             total.append(float(metrics["q"]))
     return float(np.mean(total))
 
 
-# Value of a reward of 1 per step with discount 0.8: 1 / (1 - 0.8) where it goes on.
+# Value of a reward of 1 per step with discount 0.5: 1 / (1 - 0.5) where it goes on.
 @pytest.mark.parametrize(
     ("ends", "options", "value"),
     [
-        ({"truncated": True}, {}, 5.0),
+        ({"truncated": True}, {}, 2.0),
         ({"terminated": True}, {}, 1.0),
         ({"truncated": True}, {"time_limit_terminal": True}, 1.0),
     ],

@@ -44,7 +44,7 @@ def policy_samples(agent, count: int = 1000) -> np.ndarray:
 def test_the_best_of_k_lies_on_the_best_of_three_peaks() -> None:
     agent = small_policy(random_steps=2000, train_samples=4, eval_samples=16)
     nothing = np.zeros((1, 1, 1), np.float32)
-    for _ in range(2800):
+    for _ in range(2750):
         action = agent.act(nothing, explore=True)[0]
         reward = bandit_reward(action)
         step = {"obs": 0.0, "next_obs": 0.0, "reward": reward, "terminated": True}
@@ -61,7 +61,7 @@ def test_weighted_regression_holds_several_modes_in_proportion() -> None:
 
     This is what a Gaussian policy cannot do: its samples would lie between the peaks.
     """
-    agent = small_policy()
+    agent = small_policy(actor_learning_rate=3e-3, diffusion_steps=20)
     g = torch.Generator().manual_seed(0)
     obs, peaks = torch.zeros(1, 256, 1), torch.tensor(PEAKS, dtype=torch.float32)
     for _ in range(1500):
@@ -70,7 +70,7 @@ def test_weighted_regression_holds_several_modes_in_proportion() -> None:
         weight = torch.tensor([2.0, 1.0, 1.0])[which]
         agent.step(agent.actor_optimizer, agent.actor, agent.denoising_loss(x0, obs, weight))
     near = shares(policy_samples(agent, 2000))
-    assert near.sum() > 0.85
+    assert near.sum() > 0.9
     np.testing.assert_allclose(near / near.sum(), [0.5, 0.25, 0.25], atol=0.08)
 
 
@@ -203,7 +203,9 @@ def test_critic_target_is_the_best_of_the_target_policy(target_samples: int) -> 
     samples = agent.actor_target.sample(agent.diffusion, batch.next_obs, target_samples, agent.rng)
     assert samples.shape == (2, 16, target_samples, 2)
     with torch.no_grad():
-        each = [agent.critic_target(batch.next_obs, samples[:, :, k]) for k in range(target_samples)]
+        each = [
+            agent.critic_target(batch.next_obs, samples[:, :, k]) for k in range(target_samples)
+        ]
         value = torch.stack([q.amin(1) for q in each]).amax(0)
         y = batch.reward[..., 0] + 0.9 * ends[..., 0] * value
         q = agent.critic(batch.obs, batch.action)
@@ -255,12 +257,17 @@ def test_bfloat16_denoiser_agrees_with_float32() -> None:
 @pytest.mark.parametrize("limit", [1e-3, 0.0])
 def test_gradient_norms_are_limited_per_replica(limit: float) -> None:
     agent = make_small(QVPO, (0, 1), max_grad_norm=limit)
-    drive(agent, Drift((0, 1), 3, 2), 6)
+    batch = random_batch(2)
+    weight = torch.full((2, 16), 100.0)  # a loss large enough that every norm is far above 1e-3
+    agent.step(
+        agent.actor_optimizer, agent.actor, agent.denoising_loss(batch.action, batch.obs, weight)
+    )
+    agent.update_critic(batch)
     for module in (agent.actor, agent.critic):
         for r in range(2):
             parts = [p.grad.view(2, -1)[r] for p in module.parameters()]
             norm = float(torch.cat(parts).norm())
-            assert norm == pytest.approx(1e-3, rel=2e-3) if limit else norm > 2e-3
+            assert norm == pytest.approx(1e-3, rel=2e-3) if limit else norm > 5e-3
 
 
 def test_target_networks_follow_at_every_update() -> None:

@@ -21,7 +21,7 @@ def test_sac_reaches_the_riccati_optimum() -> None:
     small = {"hidden": 64, "batch_size": 64, "learning_rate": 1e-3, "tau": 0.01}
     agent = make(SAC, (0,), 2, 1, precision="float32", initial_temperature=0.1, **options, **small)
     assert LinearQuadratic.fraction_of_optimum(agent) < 0.5  # the measure sees no skill here
-    LinearQuadratic.train(agent, 4000)
+    LinearQuadratic.train(agent, 2500)
     assert LinearQuadratic.fraction_of_optimum(agent) > 0.95
 
 

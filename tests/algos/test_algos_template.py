@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from algo_helpers import LinearQuadratic, load_template, make, make_small, random_batch, weights
+from algo_helpers import (
+    Drift,
+    LinearQuadratic,
+    drive,
+    load_template,
+    make,
+    make_small,
+    random_batch,
+    same,
+    weights,
+)
 
 from algos.agent import Agent
 
@@ -33,10 +43,11 @@ def test_a_copy_defines_exactly_one_algorithm(template: type[Agent]) -> None:
 
 def test_a_copy_learns_the_linear_quadratic_task(template: type[Agent]) -> None:
     """90 % of the way from doing nothing to the Riccati optimum; see `fraction_of_optimum`."""
-    options = {"discount": LinearQuadratic.DISCOUNT, "random_steps": 1000, "tau": 0.01}
-    small = {"hidden": 64, "batch_size": 64, "learning_rate": 1e-3, "replay_capacity": 10_000}
-    agent = make(template, (0,), 2, 1, precision="float32", **options, **small)
-    LinearQuadratic.train(agent, 4000)
+    options = {"discount": LinearQuadratic.DISCOUNT, "random_steps": 500, "tau": 0.02}
+    small = {"hidden": 64, "batch_size": 64, "learning_rate": 3e-3, "replay_capacity": 10_000}
+    noise = {"exploration_noise": 0.3}
+    agent = make(template, (0,), 2, 1, precision="float32", **options, **small, **noise)
+    LinearQuadratic.train(agent, 2500)
     assert LinearQuadratic.fraction_of_optimum(agent) > 0.9
 
 
@@ -44,7 +55,7 @@ def test_exploration_adds_gaussian_noise(template: type[Agent]) -> None:
     agent = make_small(template, random_steps=0, exploration_noise=0.1)
     obs = torch.zeros(1, 5000, 3).numpy()
     quiet, loud = agent.act(obs, explore=False), agent.act(obs, explore=True)
-    assert float(quiet.std(axis=1).max()) < 1e-6
+    assert float(quiet.std(axis=1).max()) < 1e-4
     assert float((loud - quiet).std()) == pytest.approx(0.1, rel=0.05)
 
 
@@ -60,8 +71,6 @@ def test_the_target_noise_is_clipped(template: type[Agent]) -> None:
 
 
 def test_the_actor_and_the_targets_move_every_second_update(template: type[Agent]) -> None:
-    from algo_helpers import Drift, drive, same
-
     agent = make_small(template)
     task = Drift((0,), 3, 2)
     drive(agent, task, 4)

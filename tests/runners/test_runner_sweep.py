@@ -1,0 +1,186 @@
+"""Sweeps in which cells fail, diverge, die or are refused: the others go on, each says why."""
+
+import json
+import os
+import signal
+
+import pytest
+from runner_helpers import FAKES, TINY, Still, cell_of, load_fake, snapshot, work_with_fakes
+
+import algos
+from runners import sweep
+from runners.checkpoint import save
+from runners.launchers import local
+from runners.launchers.local import LocalLauncher
+from runners.loop import Interrupted, run_cell
+from runners.protocols import PROTOCOLS
+from runners.rundir import RunDirectory, open_experiment
+
+
+@pytest.fixture(autouse=True)
+def fakes(monkeypatch):
+    monkeypatch.setattr(algos, "load", load_fake)
+    monkeypatch.setattr(algos, "list_algos", lambda: sorted(FAKES))
+    monkeypatch.setattr(local, "work", work_with_fakes)
+    monkeypatch.setitem(PROTOCOLS, "tiny", TINY)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    return tmp_path / "e"
+
+
+def run(entries, experiment, *more):
+    arguments = [f"--algos={entries}", "--protocol=tiny", "--seeds=1", "--workers=2"]
+    return sweep.main([*arguments, f"--experiment={experiment}", "--no-report", *more])
+
+
+def record_of(algo, experiment):
+    return json.loads((cell_of(algo).path(experiment) / "run.json").read_text())
+
+
+def test_every_kind_of_end_is_told_and_the_others_go_on(experiment, capfd, monkeypatch):
+    bad = "raises,cannotstart,notfinite,exits,killed"
+    assert run(f"{bad},still,rare", experiment) == 1
+    out = capfd.readouterr().out.splitlines()
+    expected = {
+        "raises": ("failed", "ValueError: two lines with [/bold] markup (runner_helpers.py:"),
+        "cannotstart": ("failed", "MemoryError: too large"),
+        "notfinite": ("diverged", "loss not finite at step 10"),
+        "exits": ("failed", "worker process died (exit code 7)"),
+        "killed": ("failed", "worker process died (signal 9)"),
+    }
+    for algo, (status, reason) in expected.items():
+        last = [line for line in out if line.startswith(f"mbbl/Pendulum {algo} seed 0: ")][-1]
+        assert f": {status}: {reason}" in last
+        if algo != "cannotstart":
+            assert record_of(algo, experiment)["status"] == status
+            assert record_of(algo, experiment)["reason"].startswith(reason)
+    for algo in ("still", "rare"):
+        assert record_of(algo, experiment)["status"] == "done"
+
+    # Again, with the faults mended: what is finished stays as it is, the rest is run.
+    good = [cell_of(algo).path(experiment) for algo in ("still", "rare")]
+    before = [snapshot(path) for path in good]
+    monkeypatch.setattr(local, "work", work_with_mended)
+    assert run(f"{bad},still,rare", experiment) == 0
+    assert "2 of 7 cells are finished already" in capfd.readouterr().out
+    assert [snapshot(path) for path in good] == before
+    for algo in expected:
+        assert record_of(algo, experiment)["status"] == "done"
+        assert record_of(algo, experiment)["reason"] is None
+
+
+def work_with_mended(*arguments):
+    for name in FAKES:
+        FAKES[name] = Still
+    work_with_fakes(*arguments)
+
+
+def test_a_finished_sweep_starts_no_worker(experiment, monkeypatch, capfd):
+    assert run("still", experiment) == 0
+    before = snapshot(experiment)
+
+    def never(*arguments):
+        raise AssertionError("a worker was started")
+
+    monkeypatch.setattr(LocalLauncher, "_start", never)
+    assert run("still", experiment) == 0
+    assert snapshot(experiment) == before
+    assert "1 of 1 cells are finished already" in capfd.readouterr().out
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_others_go_on(experiment, capfd):
+    open_experiment(experiment, TINY)
+    cell = cell_of("still")
+    with pytest.raises(Interrupted):
+        run_cell(cell, experiment, should_stop=lambda: True)
+    (file,) = RunDirectory(cell, experiment).checkpoints.glob("step-*/tensors.safetensors")
+    file.write_bytes(b"")
+    before = snapshot(cell.path(experiment))
+    assert run("still,rare", experiment) == 1
+    out = capfd.readouterr().out
+    assert "mbbl/Pendulum still seed 0: refused: checkpoint" in out
+    assert "is damaged" in out
+    assert snapshot(cell.path(experiment)) == before
+    assert record_of("rare", experiment)["status"] == "done"
+
+
+def test_a_cell_that_another_process_runs_is_left_to_it(experiment, capfd):
+    open_experiment(experiment, TINY)
+    cell = cell_of("still")
+    with pytest.raises(Interrupted):
+        run_cell(cell, experiment, should_stop=lambda: True)
+    other = RunDirectory(cell, experiment)
+    assert other.lock()
+    before = snapshot(cell.path(experiment))
+    assert run("still,rare", experiment) == 75
+    out = capfd.readouterr().out
+    assert "mbbl/Pendulum still seed 0: elsewhere: another process is running this cell" in out
+    assert snapshot(cell.path(experiment)) == before
+    assert record_of("rare", experiment)["status"] == "done"
+    del other
+    assert run("still,rare", experiment) == 0
+
+
+def work_then_die(cell, experiment, device, seconds, pipe):
+    """Ends the cell and dies before it can tell."""
+    algos.load = load_fake
+    run_cell(cell, experiment, device)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_dies_after_its_work_does_not_undo_it(experiment, monkeypatch):
+    monkeypatch.setattr(local, "work", work_then_die)
+    assert run("still,notfinite", experiment) == 1
+    assert record_of("still", experiment)["status"] == "done"
+    assert record_of("notfinite", experiment)["status"] == "diverged"
+
+
+def test_workers_have_one_thread(experiment, monkeypatch):
+    monkeypatch.setattr(local, "work", write_threads)
+    experiment.mkdir()
+    open_experiment(experiment, TINY)
+    run("still", experiment)
+    threads, name = (experiment / "threads").read_text().split()
+    assert (threads, name) == ("1", "1")
+
+
+def write_threads(cell, experiment, device, seconds, pipe):
+    import torch
+
+    from runners.process import setup_process
+
+    setup_process()
+    text = f"{torch.get_num_threads()} {os.environ['OMP_NUM_THREADS']}"
+    (experiment / "threads").write_text(text)
+    os._exit(0)
+
+
+def test_the_report_decides_with_the_cells(experiment, monkeypatch):
+    arguments = ["--algos=still", "--protocol=tiny", "--seeds=1", f"--experiment={experiment}"]
+    seen = []
+    for code, expected in ((0, 0), (5, 1)):
+        monkeypatch.setattr(sweep, "report", lambda path, code=code: seen.append(path) or code)
+        assert sweep.main(arguments) == expected
+    assert seen == [experiment, experiment]
+
+
+def test_old_checkpoints_of_a_kill_are_no_trouble(experiment):
+    """A kill between rename and removal leaves two; the newer one counts."""
+    open_experiment(experiment, TINY)
+    cell = cell_of("still")
+    with pytest.raises(Interrupted):
+        run_cell(cell, experiment, should_stop=lambda: True)
+    folder = RunDirectory(cell, experiment).checkpoints
+    (newest,) = folder.glob("step-*")
+    newest.rename(folder / "kept")
+    save(folder, 0, {"old": True})
+    (folder / "partial").mkdir()
+    (folder / "kept").rename(folder / "step-000000001")
+    assert run("still", experiment) == 0
+    assert record_of("still", experiment)["resumed"] == 1
