@@ -23,6 +23,8 @@ from runners.rundir import Cell, RunDirectory
 from runners.worker import Message, StopFlag, work
 
 TICK_SECONDS = 0.2
+# The first optimiser of a process imports torch._dynamo, which takes about two seconds.
+PRELOAD = ["runners.worker", "runners.loop", "torch._dynamo"]
 
 
 @dataclass
@@ -49,7 +51,7 @@ class LocalLauncher:
         self.checkpoint_seconds = checkpoint_seconds
         os.environ.update(THREAD_ENVIRONMENT)
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["runners.worker", "runners.loop"])
+        self.context.set_forkserver_preload(PRELOAD)
 
     def run(self, cells: Sequence[Cell], experiment: Path, view: View) -> bool:
         """Run all cells; returns False if it was asked to stop before the end."""

@@ -17,6 +17,7 @@ from algos.offpolicy import Counters
 from runners import checkpoint, sweep, train
 from runners.cli import run_main
 from runners.grid import make_cells
+from runners.launchers.local import PRELOAD
 from runners.loop import Loop
 from runners.process import setup_process
 from runners.protocols import PROTOCOLS, Protocol
@@ -242,7 +243,7 @@ class Forked:
 
     def __init__(self, command, arguments, log, plan=None):
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["runners.worker", "runners.loop"])
+        context.set_forkserver_preload(PRELOAD)
         self.log = Path(log)
         self.log.unlink(missing_ok=True)
         self.process = context.Process(target=_run, args=(command, arguments, str(log), plan))
