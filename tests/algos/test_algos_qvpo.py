@@ -53,7 +53,7 @@ def play_bandit(agent, steps: int) -> None:
 
 
 def test_bandit_keeps_several_modes_early_and_ends_on_the_best_of_three_peaks() -> None:
-    """With a strong entropy term at first, lesser peaks stay in the policy; it fades to the best."""
+    """A strong entropy term keeps the lesser peaks in the policy at first; then it fades."""
     fading = {"entropy_weight": 0.5, "entropy_schedule": "linear", "entropy_steps": 2300}
     agent = small_policy(random_steps=1000, train_samples=4, eval_samples=16, **fading)
     greedy = small_policy(random_steps=1000, train_samples=4, eval_samples=16, entropy_samples=0)

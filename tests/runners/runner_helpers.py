@@ -96,6 +96,13 @@ class Rare(Still):
         return super().update() if self.counters.steps % 7 == 0 else {}
 
 
+class Dreams(Still):
+    """Draws noise in evaluation too."""
+
+    def policy(self, obs, explore, rng):
+        return super().policy(obs, explore, rng) + 0.1 * rng.normal(*obs.shape[1:-1], 1)
+
+
 class Raises(Still):
     def update(self):
         if self.counters.steps > 15:

@@ -159,7 +159,9 @@ def test_a_cuda_device_that_is_not_there(capsys, folder, monkeypatch, device):
 def test_cuda_devices_that_are_there_are_listed(capsys, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    refused(capsys, "train", [*SAC, "--device=cuda:2"], "valid devices are cpu, cuda, cuda:0, cuda:1")
+    refused(
+        capsys, "train", [*SAC, "--device=cuda:2"], "valid devices are cpu, cuda, cuda:0, cuda:1"
+    )
 
 
 def experiment_texts():
@@ -227,7 +229,9 @@ def test_a_folder_that_refuses_to_be_made(capsys, folder, command, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.mkdir", mkdir)
     arguments = [*BOTH[command], f"--experiment={folder}/e"]
-    refused(capsys, command, arguments, f"--experiment {folder}/e: cannot write (Permission denied)")
+    refused(
+        capsys, command, arguments, f"--experiment {folder}/e: cannot write (Permission denied)"
+    )
     assert snapshot(folder) == {}
 
 

@@ -23,9 +23,9 @@ def cell_folder(algo, task, experiment, protocol=CHAOS):
     return cell_of(algo, task, protocol=protocol, sets=sets).path(experiment)
 
 
-def train_arguments(algo, task, experiment):
+def train_arguments(algo, task, experiment, seconds=0.1):
     arguments = [f"--algo={algo}", f"--task={task}", "--protocol=chaos"]
-    arguments += [f"--experiment={experiment}", "--checkpoint-seconds=0.1"]
+    arguments += [f"--experiment={experiment}", f"--checkpoint-seconds={seconds}"]
     return arguments + small_options(algo)
 
 
@@ -50,7 +50,8 @@ def chaos(tmp_path, algo, task, count):
     assert expected["evaluations.csv"].count(b"\n") == 5
     assert expected["train.csv"].count(b"\n") == 5
 
-    arguments = train_arguments(algo, task, tmp_path / "chaos")
+    # A checkpoint at every step, so that a kill planned for a save always happens.
+    arguments = train_arguments(algo, task, tmp_path / "chaos", seconds=0)
     folder = cell_folder(algo, task, tmp_path / "chaos")
     for plan in moments(f"{algo} {task}", count):
         killed = Forked("train", arguments, tmp_path / "log", plan)
@@ -148,7 +149,7 @@ ALGO, TASK = "sac", "mbbl/Pendulum"
 
 def sweep_arguments(experiment):
     arguments = [f"--algos={ALGO}", f"--tasks={TASK}", "--seeds=3", "--workers=2", "--no-report"]
-    arguments += [f"--experiment={experiment}", "--checkpoint-seconds=0.1", "--steps=1000"]
+    arguments += [f"--experiment={experiment}", "--checkpoint-seconds=0.1", "--steps=500"]
     return [*arguments, *small_options(ALGO, "sac."), "--set=sac.random_steps=50"]
 
 

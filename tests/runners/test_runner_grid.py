@@ -128,7 +128,7 @@ def test_seeds(text, seeds):
 
 @pytest.mark.parametrize("text", ["x", "-1", "", "0", "1,x", "-1,2", ",", "1.5", "0-3"])
 def test_bad_seeds_are_named(text):
-    with pytest.raises(UserError, match="--seeds .*expected a count like 4 or a list like 0,3,7"):
+    with pytest.raises(UserError, match=r"--seeds .*expected a count like 4 or a list like 0,3,7"):
         parse_seeds(text)
 
 
@@ -140,7 +140,7 @@ def test_overrides():
 
 @pytest.mark.parametrize("text", ["tau=0.1", "sac.tau", "sac.=1", ".tau=1", "sac.tau=", "", "="])
 def test_overrides_of_another_form_are_refused(text):
-    with pytest.raises(UserError, match="expected ALGO.OPTION=VALUE"):
+    with pytest.raises(UserError, match=r"expected ALGO.OPTION=VALUE"):
         parse_overrides([text], ["sac"])
 
 
@@ -150,7 +150,7 @@ def test_overrides_of_an_absent_method_are_refused():
 
 
 def test_unknown_presets_list_the_valid_ones():
-    with pytest.raises(OptionError, match="sac: unknown preset 'realesed': valid presets are .*did"):
+    with pytest.raises(OptionError, match=r"sac: unknown preset 'realesed': valid presets .*did"):
         make_cells(["sac@realesed"], ["mbbl/Pendulum"], [0], QUICK)
 
 

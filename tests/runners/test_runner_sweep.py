@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 
 import pytest
 from runner_helpers import FAKES, TINY, Still, cell_of, load_fake, snapshot, work_with_fakes
@@ -184,3 +185,18 @@ def test_old_checkpoints_of_a_kill_are_no_trouble(experiment):
     (folder / "kept").rename(folder / "step-000000001")
     assert run("still", experiment) == 0
     assert record_of("still", experiment)["resumed"] == 1
+
+
+def sleep(cell, experiment, device, seconds, pipe):
+    """A worker that has not begun to listen to signals."""
+    time.sleep(60)
+
+
+def test_a_stop_before_a_worker_has_begun_is_no_failure(experiment, monkeypatch, capfd):
+    monkeypatch.setattr(local, "work", sleep)
+    monkeypatch.setattr(local, "StopFlag", lambda: lambda: True)
+    assert run("still", experiment) == 75
+    out = capfd.readouterr().out
+    assert "still seed 0: stopped" in out
+    assert "failed" not in out
+    assert out.endswith("stopped and saved; run the same command to go on\n")

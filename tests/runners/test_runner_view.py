@@ -159,9 +159,7 @@ def quick_probe(monkeypatch):
     monkeypatch.setitem(PROTOCOLS, "tiny", TINY)
 
 
-def test_a_dry_run_prints_every_cell_and_writes_nothing(
-    tmp_path, monkeypatch, capsys, quick_probe
-):
+def test_a_dry_run_prints_every_cell_and_writes_nothing(tmp_path, monkeypatch, capsys, quick_probe):
     monkeypatch.chdir(tmp_path)
     arguments = ["--dry-run", "--algos=sac", "--tasks=mbbl/Pendulum,mbbl/InvertedPendulum"]
     arguments += ["--seeds=0,4", "--protocol=tiny", "--workers=3", "--experiment=[e]"]
