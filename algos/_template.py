@@ -28,17 +28,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from algos.config import option
-from algos.networks import (
-    MLP,
-    TwinCritic,
-    adam,
-    clone_frozen,
-    compute_dtype,
-    per_replica_mean,
-    polyak_,
-    step,
-)
+from algos.networks import MLP, TwinCritic, compute_dtype
 from algos.offpolicy import OffPolicyAgent, OffPolicyConfig
+from algos.optim import adam, clone_frozen, per_replica_mean, polyak_, step
 from algos.replay import Batch
 from algos.rng import ReplicaRng
 

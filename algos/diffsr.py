@@ -47,16 +47,12 @@ from algos.networks import (
     GaussianActor,
     StackedLinear,
     Temperature,
-    adam,
-    clone_frozen,
     compute_dtype,
     orthogonal_init,
-    per_replica_mean,
-    polyak_,
     repeat_replicas,
-    step,
 )
 from algos.offpolicy import OffPolicyAgent, OffPolicyConfig
+from algos.optim import adam, clone_frozen, per_replica_mean, polyak_, step
 from algos.replay import Batch
 from algos.rng import ReplicaRng
 

@@ -41,19 +41,9 @@ from torch import Tensor, nn
 
 from algos.config import option
 from algos.diffusion import SCHEDULES, Diffusion
-from algos.networks import (
-    MLP,
-    SampleMLP,
-    TwinCritic,
-    adam,
-    clip_grad_norm_,
-    clone_frozen,
-    compute_dtype,
-    per_replica_mean,
-    polyak_,
-    scaled_normal_init,
-)
+from algos.networks import MLP, SampleMLP, TwinCritic, compute_dtype, scaled_normal_init
 from algos.offpolicy import OffPolicyAgent, OffPolicyConfig
+from algos.optim import adam, clip_grad_norm_, clone_frozen, per_replica_mean, polyak_
 from algos.replay import Batch
 from algos.rng import ReplicaRng
 

@@ -333,6 +333,8 @@ def run_cell(
         loop = Loop(cell, directory, device, should_stop, report, checkpoint_seconds)
         if loop.start():
             record["resumed"] += 1
+            if record["code"] != manifest.code_version():
+                record["earlier_code"] = [*record.get("earlier_code", []), record["code"]]
         else:
             record = manifest.build(cell, device)
             before = 0.0

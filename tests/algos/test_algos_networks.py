@@ -18,17 +18,13 @@ from algos.networks import (
     StackedLinear,
     Temperature,
     TwinCritic,
-    adam,
-    clip_grad_norm_,
-    clone_frozen,
     mish,
     mish_,
     orthogonal_init,
-    polyak_,
     scaled_normal_init,
-    step,
     uniform_init,
 )
+from algos.optim import adam, clip_grad_norm_, clone_frozen, polyak_, step
 from algos.rng import ReplicaRng
 
 CPU = torch.device("cpu")

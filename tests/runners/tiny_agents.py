@@ -14,8 +14,9 @@ import torch
 
 from algos.agent import Transition
 from algos.config import option
-from algos.networks import StackedLinear, adam, step
+from algos.networks import StackedLinear
 from algos.offpolicy import OffPolicyAgent, OffPolicyConfig
+from algos.optim import adam, step
 
 
 @dataclass(frozen=True, kw_only=True)
