@@ -176,8 +176,10 @@ class DiffSR(OffPolicyAgent):
         features = [*self.psi.parameters(), *self.zeta.parameters()]
         self.feature_optimizer = adam(features, c.feature_learning_rate)
         self.critic_optimizer = adam(self.critic.parameters(), c.learning_rate)
-        self.actor_optimizer = adam(self.actor.parameters(), c.learning_rate)
-        self.temperature_optimizer = adam(self.temperature.parameters(), c.learning_rate)
+        # One optimiser for both: no weight of one loss is in the other.
+        self.actor_optimizer = adam(
+            [*self.actor.parameters(), *self.temperature.parameters()], c.learning_rate
+        )
         levels = beta_cdf_alpha_bar(c.noise_levels)
         self.alpha_bar = torch.as_tensor(levels, dtype=torch.float32, device=self.device)
 
@@ -253,9 +255,10 @@ class DiffSR(OffPolicyAgent):
         q = self.critic(self.features(obs, action, frozen=True), frozen=True).amin(1)
         alpha = self.temperature.value()
         loss = (alpha[:, None] * log_prob - q).mean(-1)
-        step(self.actor_optimizer, loss.sum())
+        total = loss.sum()
         if self.config.temperature == "learned":
-            step(self.temperature_optimizer, self.temperature.loss(log_prob, self.target_entropy))
+            total = total + self.temperature.loss(log_prob, self.target_entropy)
+        step(self.actor_optimizer, total)
         entropy = -log_prob.detach().mean(-1)
         return {"actor_loss": loss.detach(), "entropy": entropy, "temperature": alpha}
 
@@ -271,5 +274,4 @@ class DiffSR(OffPolicyAgent):
             "feature_optimizer": self.feature_optimizer,
             "critic_optimizer": self.critic_optimizer,
             "actor_optimizer": self.actor_optimizer,
-            "temperature_optimizer": self.temperature_optimizer,
         }

@@ -70,8 +70,10 @@ class SAC(OffPolicyAgent):
         self.target_entropy = -float(action_dim)
         rate = config.learning_rate
         self.critic_optimizer = adam(self.critic.parameters(), rate)
-        self.actor_optimizer = adam(self.actor.parameters(), rate)
-        self.temperature_optimizer = adam(self.temperature.parameters(), rate)
+        # One optimiser for both: no weight of one loss is in the other.
+        self.actor_optimizer = adam(
+            [*self.actor.parameters(), *self.temperature.parameters()], rate
+        )
 
     def exploit(self, obs: Tensor, explore: bool, rng: ReplicaRng) -> Tensor:
         """Sample while exploring, the mean in evaluation."""
@@ -104,9 +106,10 @@ class SAC(OffPolicyAgent):
         q = self.critic(obs, action, frozen=True).amin(1)
         alpha = self.temperature.value()
         loss = (alpha[:, None] * log_prob - q).mean(-1)
-        step(self.actor_optimizer, loss.sum())
+        total = loss.sum()
         if self.config.temperature == "learned":
-            step(self.temperature_optimizer, self.temperature.loss(log_prob, self.target_entropy))
+            total = total + self.temperature.loss(log_prob, self.target_entropy)
+        step(self.actor_optimizer, total)
         entropy = -log_prob.detach().mean(-1)
         return {"actor_loss": loss.detach(), "entropy": entropy, "temperature": alpha}
 
@@ -119,5 +122,4 @@ class SAC(OffPolicyAgent):
             "temperature": self.temperature,
             "critic_optimizer": self.critic_optimizer,
             "actor_optimizer": self.actor_optimizer,
-            "temperature_optimizer": self.temperature_optimizer,
         }

@@ -184,7 +184,6 @@ def test_number_of_updates_per_step(feature_updates: int) -> None:
     assert steps_of(agent.feature_optimizer) == {3 * feature_updates}
     assert steps_of(agent.critic_optimizer) == {3}
     assert steps_of(agent.actor_optimizer) == {3}
-    assert steps_of(agent.temperature_optimizer) == {3}
 
 
 def test_feature_updates_use_fresh_batches_and_the_critic_the_last_one() -> None:
