@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.live import Live
@@ -15,6 +16,7 @@ from runners.rundir import Cell
 
 REFRESH_SECONDS = 0.5
 PLAIN_SECONDS = 15.0
+RATE_SECONDS = 5.0
 MOST_ROWS = 24
 PLAIN_WIDTH = 240
 
@@ -42,8 +44,7 @@ class Row:
     reason: str | None = None
     step: int = 0
     last_return: float | None = None
-    _first: tuple[float, int] | None = None
-    _latest: float = 0.0
+    _marks: deque[tuple[float, int]] = field(default_factory=deque)
 
     @property
     def ended(self) -> bool:
@@ -56,9 +57,11 @@ class Row:
 
     def update(self, step: int, last_return: float | None) -> None:
         """Take in a progress message."""
-        self._latest = time.monotonic()
-        if self._first is None and step > 0:
-            self._first = (self._latest, step)
+        now = time.monotonic()
+        if step > 0:
+            self._marks.append((now, step))
+        while len(self._marks) > 2 and now - self._marks[0][0] > RATE_SECONDS:
+            self._marks.popleft()
         self.step, self.last_return = step, last_return
 
     def end(self, status: str, reason: str | None) -> None:
@@ -67,10 +70,11 @@ class Row:
 
     @property
     def rate(self) -> float | None:
-        """Steps per second since the first message, without what was resumed."""
-        if self._first is None or self._latest <= self._first[0]:
+        """Steps per second of late: random steps are many times faster than learning."""
+        if len(self._marks) < 2:
             return None
-        return (self.step - self._first[1]) / (self._latest - self._first[0])
+        (start, before), (now, step) = self._marks[0], self._marks[-1]
+        return (step - before) / (now - start) if now > start else None
 
     @property
     def eta(self) -> float | None:

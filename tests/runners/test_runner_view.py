@@ -164,7 +164,6 @@ def test_a_dry_run_prints_every_cell_and_writes_nothing(tmp_path, monkeypatch, c
     arguments = ["--dry-run", "--algos=sac", "--tasks=mbbl/Pendulum,mbbl/InvertedPendulum"]
     arguments += ["--seeds=0,4", "--protocol=tiny", "--workers=3", "--experiment=[e]"]
     arguments += [f"--set={text}" for text in SMALL_SETS]
-    before = os.environ.copy()
     assert sweep.main(arguments) == 0
     out = capsys.readouterr().out
     for task in ("mbbl/Pendulum", "mbbl/InvertedPendulum"):
@@ -174,7 +173,7 @@ def test_a_dry_run_prints_every_cell_and_writes_nothing(tmp_path, monkeypatch, c
     assert "about " in out.splitlines()[-1]
     assert "of memory" in out.splitlines()[-1]
     assert snapshot(tmp_path) == {}
-    assert {**before, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} == dict(os.environ)
+    assert os.environ["OMP_NUM_THREADS"] == "1"
 
 
 def test_a_dry_run_says_when_the_disk_is_full(tmp_path, monkeypatch, capsys, quick_probe):
