@@ -168,11 +168,13 @@ def _reproduce(experiment: Experiment) -> str:
         groups.setdefault(sets, []).append("@".join([algo, *presets]))
     rules, runs = experiment.protocol, experiment.runs
     tasks = ",".join(experiment.tasks)
-    seeds = ",".join(str(seed) for seed in sorted(runs["seed"].unique()))
+    numbers = sorted(runs["seed"].unique())
+    # A lone number would be read as a count.
+    seeds = ",".join(str(number) for number in numbers) + ("," if len(numbers) == 1 else "")
     folder = f"results/{experiment.path.resolve().name}"
     commands = [
         f"    python -m runners.sweep --protocol {rules.name} --steps {rules.steps} "
-        f"--algos {','.join(names)} --tasks {tasks} --seeds {seeds}, "
+        f"--algos {','.join(names)} --tasks {tasks} --seeds {seeds} "
         f"--experiment ./{folder} {' '.join(sets)}".rstrip()
         for sets, names in groups.items()
     ]
