@@ -24,13 +24,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from algos.config import option
 from algos.networks import MLP, TwinCritic, compute_dtype
 from algos.offpolicy import OffPolicyAgent, OffPolicyConfig
-from algos.optim import adam, clone_frozen, per_replica_mean, polyak_, step
+from algos.optim import (
+    adam,
+    bellman_target,
+    clone_frozen,
+    critic_loss,
+    per_replica_mean,
+    polyak_,
+    step,
+)
 from algos.replay import Batch
 from algos.rng import ReplicaRng
 
@@ -108,11 +115,11 @@ class TemplateAgent(OffPolicyAgent):
             action = (action + noise.clamp(-c.target_clip, c.target_clip)).clamp(-1.0, 1.0)
             value = self.critic_target(batch.next_obs, action).amin(1)
             # `not_terminal` is 0 where the task ended and 1 at a time limit, which bootstraps.
-            y = batch.reward[..., 0] + c.discount * batch.not_terminal[..., 0] * value
+            y = bellman_target(batch, value, c.discount)
         q = self.critic(batch.obs, batch.action)
         # Mean within a replica, sum over replicas (`loss.sum()`): then the gradient of
         # one seed does not depend on how many others are trained beside it.
-        loss = F.mse_loss(q, y[:, None].expand_as(q), reduction="none").mean(-1).sum(-1)
+        loss = critic_loss(q, y)
         step(self.critic_optimizer, loss.sum())
         return {"critic_loss": loss.detach(), "q": per_replica_mean(q.detach())}
 

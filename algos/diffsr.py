@@ -52,7 +52,15 @@ from algos.networks import (
     repeat_replicas,
 )
 from algos.offpolicy import OffPolicyAgent, OffPolicyConfig
-from algos.optim import adam, clone_frozen, per_replica_mean, polyak_, step
+from algos.optim import (
+    adam,
+    bellman_target,
+    clone_frozen,
+    critic_loss,
+    per_replica_mean,
+    polyak_,
+    step,
+)
 from algos.replay import Batch
 from algos.rng import ReplicaRng
 
@@ -242,10 +250,9 @@ class DiffSR(OffPolicyAgent):
             psi, next_psi = both.chunk(2, dim=1)
             soft = self.temperature.value()[:, None] * log_prob
             value = self.target(next_psi).amin(1) - soft
-            backup = self.config.discount * batch.not_terminal[..., 0] * value
-            y = batch.reward[..., 0] + backup
+            y = bellman_target(batch, value, self.config.discount)
         q = self.critic(psi)
-        loss = F.mse_loss(q, y[:, None].expand_as(q), reduction="none").mean(-1).sum(-1)
+        loss = critic_loss(q, y)
         step(self.critic_optimizer, loss.sum())
         return {"critic_loss": loss.detach(), "q": per_replica_mean(q.detach())}
 

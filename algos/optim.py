@@ -1,4 +1,4 @@
-"""Steps that every agent takes: losses per replica, optimisers, target networks."""
+"""What every agent does: temporal-difference losses, optimiser steps, target networks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,20 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from algos.replay import Batch
+
+
+def bellman_target(batch: Batch, value: Tensor, discount: float) -> Tensor:
+    """R + discount (1 - end) V(s'), `[R, B]`, for next values `value` `[R, B]`."""
+    return batch.reward[..., 0] + discount * batch.not_terminal[..., 0] * value
+
+
+def critic_loss(q: Tensor, target: Tensor) -> Tensor:
+    """Squared error of heads `q` `[R, 2, B]` to `target` `[R, B]`, summed over heads, `[R]`."""
+    return F.mse_loss(q, target[:, None].expand_as(q), reduction="none").mean(-1).sum(-1)
 
 
 def per_replica_mean(values: Tensor) -> Tensor:

@@ -36,14 +36,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algos.config import option
 from algos.diffusion import SCHEDULES, Diffusion
 from algos.networks import MLP, SampleMLP, TwinCritic, compute_dtype, scaled_normal_init
 from algos.offpolicy import OffPolicyAgent, OffPolicyConfig
-from algos.optim import adam, clip_grad_norm_, clone_frozen, per_replica_mean, polyak_
+from algos.optim import (
+    adam,
+    bellman_target,
+    clip_grad_norm_,
+    clone_frozen,
+    critic_loss,
+    per_replica_mean,
+    polyak_,
+)
 from algos.replay import Batch
 from algos.rng import ReplicaRng
 
@@ -238,10 +245,9 @@ class QVPO(OffPolicyAgent):
                 self.rng,
             )
             value = self.critic_target(batch.next_obs, action).amin(1)
-            backup = self.config.discount * batch.not_terminal[..., 0] * value
-            y = batch.reward[..., 0] + backup
+            y = bellman_target(batch, value, self.config.discount)
         q = self.critic(batch.obs, batch.action)
-        loss = F.mse_loss(q, y[:, None].expand_as(q), reduction="none").mean(-1).sum(-1)
+        loss = critic_loss(q, y)
         self.step(self.critic_optimizer, self.critic, loss)
         return {"critic_loss": loss.detach(), "q": per_replica_mean(q.detach())}
 

@@ -18,13 +18,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from algos.config import option
 from algos.networks import GaussianActor, Temperature, TwinCritic, compute_dtype
 from algos.offpolicy import OffPolicyAgent, OffPolicyConfig
-from algos.optim import adam, clone_frozen, per_replica_mean, polyak_, step
+from algos.optim import (
+    adam,
+    bellman_target,
+    clone_frozen,
+    critic_loss,
+    per_replica_mean,
+    polyak_,
+    step,
+)
 from algos.replay import Batch
 from algos.rng import ReplicaRng
 
@@ -93,10 +100,9 @@ class SAC(OffPolicyAgent):
             action, log_prob = self.actor.sample(batch.next_obs, self.rng)
             soft = self.temperature.value()[:, None] * log_prob
             value = self.target(batch.next_obs, action).amin(1) - soft
-            backup = self.config.discount * batch.not_terminal[..., 0] * value
-            y = batch.reward[..., 0] + backup
+            y = bellman_target(batch, value, self.config.discount)
         q = self.critic(batch.obs, batch.action)
-        loss = F.mse_loss(q, y[:, None].expand_as(q), reduction="none").mean(-1).sum(-1)
+        loss = critic_loss(q, y)
         step(self.critic_optimizer, loss.sum())
         return {"critic_loss": loss.detach(), "q": per_replica_mean(q.detach())}
 
