@@ -6,9 +6,12 @@ memory with some random transitions and times a few actions and updates on this 
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -27,7 +30,8 @@ class Estimate:
 
     Attributes:
         seconds: wall time of the run on one core.
-        memory: bytes of networks, optimisers and a full replay memory at the end.
+        memory: bytes of the worker at its end: the process with its libraries, and twice the
+            agent's state, since writing a checkpoint makes a copy.
         disk: bytes of its largest checkpoint.
     """
 
@@ -77,8 +81,16 @@ def tensor_bytes(node: object) -> int:
     return 0
 
 
+@cache
+def process_bytes() -> int:
+    """Bytes of this process before the first probe: the interpreter and its libraries."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def estimate(cell: Cell, device: str) -> Estimate:
     """Probe one cell on this machine."""
+    base = process_bytes()
     rules, task = cell.protocol, envs.task(cell.task)
     env = make_env(cell.task, seed=0)
     env.reset()
@@ -112,7 +124,7 @@ def estimate(cell: Cell, device: str) -> Estimate:
     networks = tensor_bytes(agent.state_dict()) - per_transition * max(probe, warm + 1)
     capacity = getattr(agent.config, "replay_capacity", 0)
     disk = int(networks + per_transition * min(agent_steps, capacity))
-    return Estimate(float(seconds), 2 * disk, disk)
+    return Estimate(float(seconds), base + 2 * disk, disk)
 
 
 def estimates(cells: Sequence[Cell], device: str) -> list[Estimate]:

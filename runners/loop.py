@@ -44,7 +44,7 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Progress:
-    """What a watcher of a run sees: steps done, last evaluation, seconds per phase."""
+    """What a watcher of a run sees: steps done and the last evaluation's mean return."""
 
     step: int
     last_return: float | None

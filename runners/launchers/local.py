@@ -9,10 +9,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -34,7 +33,6 @@ class _Job:
     row: Row
     process: ForkServerProcess
     pipe: Connection
-    started: float = field(default_factory=time.monotonic)
 
 
 class LocalLauncher:
