@@ -49,9 +49,6 @@ def option(
 class AgentConfig:
     """Options that every agent has."""
 
-    random_steps: int = option(
-        10_000, "environment steps of uniform random actions before learning", low=0
-    )
     discount: float = option(0.99, "discount factor gamma", low=0.0, high=1.0)
     batch_size: int = option(256, "transitions in one update", low=1)
     precision: str = option(

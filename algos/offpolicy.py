@@ -20,6 +20,9 @@ from algos.rng import ReplicaRng
 class OffPolicyConfig(AgentConfig):
     """Options of agents with a replay memory."""
 
+    random_steps: int = option(
+        10_000, "environment steps of uniform random actions before learning", low=0
+    )
     replay_capacity: int = option(1_000_000, "transitions kept", low=1)
     tau: float = option(0.005, "rate of the target networks", low=0.0, high=1.0)
     time_limit_terminal: bool = option(

@@ -33,10 +33,22 @@ def adam(parameters: Iterable[nn.Parameter], lr: float, eps: float = 1e-8) -> to
     return torch.optim.Adam(parameters, lr=lr, eps=eps, fused=True)
 
 
-def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One optimiser step on `loss`, a sum over replicas of losses that share nothing."""
+def step(
+    optimizer: torch.optim.Optimizer, loss: Tensor, replicas: int = 1, max_norm: float = 0.0
+) -> None:
+    """One optimiser step on `loss`, a sum over replicas of losses that share nothing.
+
+    Args:
+        optimizer: of the weights to move.
+        loss: a scalar.
+        replicas: R, the leading axis of every weight; read when `max_norm` is set.
+        max_norm: largest global gradient norm of each replica; 0 does not clip.
+    """
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    if max_norm > 0.0:
+        weights = [p for group in optimizer.param_groups for p in group["params"]]
+        clip_grad_norm_(weights, replicas, max_norm)
     optimizer.step()
 
 

@@ -31,25 +31,25 @@ Defaults are those of the authors' code, wadx2019/qvpo 40a1974, run as its READM
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from algos.config import option
+from algos.denoiser import Denoiser, best_action, best_of
 from algos.diffusion import SCHEDULES, Diffusion
-from algos.networks import MLP, SampleMLP, TwinCritic, compute_dtype, scaled_normal_init
+from algos.networks import TwinCritic, compute_dtype, scaled_normal_init
 from algos.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.optim import (
     adam,
     bellman_target,
-    clip_grad_norm_,
     clone_frozen,
     critic_loss,
     per_replica_mean,
     polyak_,
+    step,
 )
 from algos.replay import Batch
 from algos.rng import ReplicaRng
@@ -95,80 +95,6 @@ class QVPOConfig(OffPolicyConfig):
     )
 
 
-class Denoiser(nn.Module):
-    """eps(x_t, t, s): sinusoidal time embedding, then three hidden layers of mish."""
-
-    TIME_DIM = 32
-    sinusoid: Tensor
-    time: MLP
-
-    def __init__(
-        self,
-        rng: ReplicaRng,
-        obs_dim: int,
-        action_dim: int,
-        hidden: int,
-        steps: int,
-        dtype: torch.dtype,
-    ) -> None:
-        super().__init__()
-        half = self.TIME_DIM // 2
-        frequency = torch.exp(torch.arange(half) * (-math.log(10_000.0) / (half - 1)))
-        angle = torch.arange(steps)[:, None] * frequency
-        sinusoid = torch.cat([angle.sin(), angle.cos()], dim=-1).to(rng.device)
-        self.register_buffer("sinusoid", sinusoid, persistent=False)
-        time_sizes = [self.TIME_DIM, hidden, self.TIME_DIM]
-        self.time = MLP(rng, 1, time_sizes, "mish", init=scaled_normal_init)
-        sizes = [self.TIME_DIM + obs_dim, hidden, hidden, hidden, action_dim]
-        self.net = SampleMLP(rng, 1, action_dim, sizes, "mish", dtype, scaled_normal_init, dtype)
-
-    def embeddings(self, replicas: int) -> Tensor:
-        """Embedding of every step, `[R, T, 32]`."""
-        return self.time(self.sinusoid.expand(replicas, -1, -1))
-
-    def forward(self, x: Tensor, t: Tensor, obs: Tensor) -> Tensor:
-        """Predicted noise `[R, B, A]` for `x` `[R, B, A]`, `t` `[R, B]`, `obs` `[R, B, S]`."""
-        table = self.embeddings(x.shape[0])
-        embedding = table.gather(1, t.unsqueeze(-1).expand(-1, -1, self.TIME_DIM))
-        return self.net(x, torch.cat([embedding, obs], dim=-1)).float()
-
-    @torch.no_grad()
-    def sample(
-        self, diffusion: Diffusion, obs: Tensor, count: int, rng: ReplicaRng, noisy: bool = True
-    ) -> Tensor:
-        """Draw `count` actions per state by the reverse process.
-
-        Args:
-            diffusion: the schedule.
-            obs: `[R, B, S]`.
-            count: samples K per state.
-            rng: source of all noise.
-            noisy: False follows the mean from a random start.
-
-        Returns:
-            `[R, B, K, A]` in [-1, 1].
-        """
-        replicas, size, _ = obs.shape
-        shape = (size, count, self.net.sample_dim)
-        state = self.net.condition(
-            torch.cat([obs.new_zeros(*obs.shape[:2], self.TIME_DIM), obs], -1)
-        )
-        weight = self.net.layers[0].weight[:, self.net.sample_dim :][:, : self.TIME_DIM]
-        time = torch.bmm(self.embeddings(replicas), weight).to(state.dtype)
-        x = rng.normal(*shape)
-        for t in reversed(range(diffusion.steps)):
-            epsilon = self.net.many(x, state + time[:, t : t + 1]).float()
-            noise = rng.normal(*shape) if noisy and t > 0 else None
-            x = diffusion.reverse_step(x, epsilon, t, noise)
-        return x.clamp_(-1.0, 1.0)
-
-
-def best_action(actions: Tensor, q: Tensor) -> Tensor:
-    """The action of the largest value: `[R, B, A]` of `[R, B, K, A]` by `q` `[R, B, K]`."""
-    index = q.argmax(-1, keepdim=True).unsqueeze(-1).expand(-1, -1, 1, actions.shape[-1])
-    return actions.gather(2, index).squeeze(2)
-
-
 class QVPO(OffPolicyAgent):
     """Diffusion policy trained on Q-weighted samples of itself, with twin critics."""
 
@@ -209,19 +135,11 @@ class QVPO(OffPolicyAgent):
             self.critic.parameters(), c.critic_learning_rate, c.adam_epsilon
         )
 
-    def best_of(
-        self, actor: Denoiser, critic: TwinCritic, obs: Tensor, count: int, rng: ReplicaRng
-    ) -> Tensor:
-        """Best of `count` samples by the smaller value, `[R, B, A]`."""
-        actions = actor.sample(self.diffusion, obs, count, rng)
-        return (
-            actions[:, :, 0] if count == 1 else best_action(actions, critic.minimum(obs, actions))
-        )
-
     def exploit(self, obs: Tensor, explore: bool, rng: ReplicaRng) -> Tensor:
         """The best of K_b samples while exploring, of `eval_samples` in evaluation."""
         if explore:
-            return self.best_of(self.actor, self.critic, obs, self.config.behavior_samples, rng)
+            count = self.config.behavior_samples
+            return best_of(self.actor, self.critic, self.diffusion, obs, count, rng)
         count, noisy = self.config.eval_samples, self.config.eval_noise
         actions = self.actor.sample(self.diffusion, obs, count, rng, noisy)
         return best_action(actions, self.critic.minimum(obs, actions))
@@ -237,9 +155,10 @@ class QVPO(OffPolicyAgent):
     def update_critic(self, batch: Batch) -> dict[str, Tensor]:
         """Regress both heads onto the value of the target policy's best of K_t."""
         with torch.no_grad():
-            action = self.best_of(
+            action = best_of(
                 self.actor_target,
                 self.critic_target,
+                self.diffusion,
                 batch.next_obs,
                 self.config.target_samples,
                 self.rng,
@@ -248,7 +167,7 @@ class QVPO(OffPolicyAgent):
             y = bellman_target(batch, value, self.config.discount)
         q = self.critic(batch.obs, batch.action)
         loss = critic_loss(q, y)
-        self.step(self.critic_optimizer, self.critic, loss)
+        step(self.critic_optimizer, loss.sum(), self.replicas, self.config.max_grad_norm)
         return {"critic_loss": loss.detach(), "q": per_replica_mean(q.detach())}
 
     def update_actor(self, obs: Tensor) -> dict[str, Tensor]:
@@ -256,7 +175,7 @@ class QVPO(OffPolicyAgent):
         x0, weight = self.policy_targets(obs)
         repeats = x0.shape[1] // obs.shape[1]
         loss = self.denoising_loss(x0, obs.repeat(1, repeats, 1), weight)
-        self.step(self.actor_optimizer, self.actor, loss)
+        step(self.actor_optimizer, loss.sum(), self.replicas, self.config.max_grad_norm)
         best = weight[:, : obs.shape[1]]
         return {"actor_loss": loss.detach(), "weight": best.mean(-1), "omega": self.omega(best)}
 
@@ -305,14 +224,6 @@ class QVPO(OffPolicyAgent):
         noise = self.rng.normal(rows, x0.shape[-1])
         epsilon = self.actor(self.diffusion.corrupt(x0, t, noise), t, obs)
         return (weight.unsqueeze(-1) * (epsilon - noise).square()).flatten(1).mean(-1)
-
-    def step(self, optimizer: torch.optim.Optimizer, module: nn.Module, loss: Tensor) -> None:
-        """One Adam step, with each replica's gradient norm limited."""
-        optimizer.zero_grad(set_to_none=True)
-        loss.sum().backward()
-        if self.config.max_grad_norm > 0.0:
-            clip_grad_norm_(module.parameters(), self.replicas, self.config.max_grad_norm)
-        optimizer.step()
 
     def components(self) -> dict[str, Any]:
         """See `Agent.components`."""

@@ -177,8 +177,8 @@ def _random_step(rng: np.random.Generator) -> Transition:
 def ready_agent(algo: str, device: torch.device, stored: int = STORED) -> Agent:
     """An agent with default options and a filled memory, past its random steps."""
     kind = algos.load(algo)
-    config = build_config(kind.Config, {"random_steps": 0})
-    agent = kind(Spaces((OBS_DIM,), ACTION_DIM), config, [0], device)
+    warm = {"random_steps": 0} if hasattr(kind.Config, "random_steps") else {}
+    agent = kind(Spaces((OBS_DIM,), ACTION_DIM), build_config(kind.Config, warm), [0], device)
     rng = np.random.default_rng(0)
     for _ in range(stored):
         agent.observe(_random_step(rng))

@@ -96,7 +96,7 @@ def estimate(cell: Cell, device: str) -> Estimate:
     env.reset()
     agent = make_agent(cell, device)
     empty = tensor_bytes(agent.state_dict())
-    warm = min(int(cell.config["random_steps"]), rules.steps)
+    warm = min(int(cell.config.get("random_steps", 0)), rules.steps)
     probe = 300
     _feed(agent, probe)
     per_transition = (tensor_bytes(agent.state_dict()) - empty) / probe

@@ -44,10 +44,11 @@ def resolve(
     """Every option of an agent in one cell.
 
     Later ones win: defaults, the method's published options of the task, what the
-    protocol sets for all agents, the preset, the user's own.
+    protocol sets for all agents that collect random steps, the preset, the user's own.
     """
     values: dict[str, Any] = dict(kind.task_overrides.get(task, {}))
-    values["random_steps"] = protocol.random_steps
+    if hasattr(kind.Config, "random_steps"):
+        values["random_steps"] = protocol.random_steps
     values |= kind.presets.get(protocol.preset, {})
     if preset:
         if preset not in kind.presets:

@@ -8,13 +8,14 @@ import itertools
 import pytest
 
 import algos
-from algos.config import AgentConfig, OptionError, build_config, describe_options, option
+from algos.config import OptionError, build_config, describe_options, option
+from algos.offpolicy import OffPolicyConfig
 
 AGENTS = algos.list_algos()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Example(AgentConfig):
+class Example(OffPolicyConfig):
     layers: int = option(2, "number of layers", low=1, high=4)
     rate: float = option(0.1, "learning rate", low=0.0)
     flag: bool = option(False, "a switch")

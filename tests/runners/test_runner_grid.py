@@ -8,6 +8,7 @@ from runner_helpers import TINY, Still, cell_of, load_fake
 import algos
 import envs
 from algos.config import OptionError
+from algos.offpolicy import OffPolicyConfig
 from runners.cli import UserError
 from runners.grid import make_cells, parse_overrides, parse_seeds, split
 from runners.protocols import DIFFSR, PROTOCOLS, QUICK, QVPO, protocol
@@ -48,6 +49,7 @@ def test_later_sources_of_an_option_win(monkeypatch):
     """Default < published for the task < protocol < preset < the user's own."""
 
     class Layers(Still):
+        Config = OffPolicyConfig
         task_overrides = {  # noqa: RUF012
             "mbbl/Pendulum": {"discount": 0.1, "random_steps": 7, "batch_size": 7}
         }
@@ -68,6 +70,12 @@ def test_later_sources_of_an_option_win(monkeypatch):
     assert config("layers@wide", rules=QUICK) == [0.1, 9, 9]
     sets = ["layers.random_steps=3", "layers.batch_size=5", "layers.discount=0.5"]
     assert config("layers@wide", sets=sets) == [0.5, 3, 5]
+
+
+def test_an_agent_without_random_steps_gets_none_from_the_protocol(monkeypatch):
+    monkeypatch.setattr(algos, "load", lambda name: Still)
+    (cell,) = make_cells(["still"], ["mbbl/Pendulum"], [0], TINY)
+    assert "random_steps" not in cell.config
 
 
 def test_published_options_of_a_task_reach_its_cell():
