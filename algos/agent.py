@@ -9,7 +9,7 @@ seeds of one configuration that are trained side by side.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -138,6 +138,10 @@ class Agent(ABC):
     @abstractmethod
     def components(self) -> dict[str, Any]:
         """Everything with `state_dict` and `load_state_dict` that changes the future."""
+
+    def hot_loops(self) -> dict[str, Callable[[], object]]:
+        """Inner loops that `runners.bench` times on their own, by name."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides what this agent does next: weights, memory, streams, counters."""
