@@ -1,23 +1,44 @@
 """Algorithms: one file each, found by discovery.
 
 A file `algos/<name>.py` that defines exactly one concrete subclass of `Agent` is the
-algorithm `<name>`. Nothing has to be registered anywhere.
+algorithm `<name>`. Nothing has to be registered anywhere. A file of the same form that
+lies elsewhere works by its path.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import pkgutil
+import sys
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 from algos.agent import Agent
 from algos.config import nearest
 
+FOLDER = Path(__file__).resolve().parent
+
 
 class UnknownAlgo(ValueError):
     """No such algorithm; the message is one line."""
+
+
+def _agent_of(module: ModuleType) -> type[Agent] | None:
+    """The agent that a module defines, None if it defines none."""
+    found = [
+        member
+        for _, member in inspect.getmembers(module, inspect.isclass)
+        if member.__module__ == module.__name__
+        and issubclass(member, Agent)
+        and not inspect.isabstract(member)
+    ]
+    if len(found) > 1:
+        names = ", ".join(member.__name__ for member in found)
+        raise TypeError(f"defines {len(found)} agents ({names}), not one")
+    return found[0] if found else None
 
 
 @cache
@@ -25,37 +46,82 @@ def _discover() -> tuple[dict[str, type[Agent]], dict[str, str]]:
     """Agents by name, and why the files that cannot be imported cannot."""
     found: dict[str, type[Agent]] = {}
     broken: dict[str, str] = {}
-    for info in pkgutil.iter_modules([str(Path(__file__).parent)]):
+    for info in pkgutil.iter_modules([str(FOLDER)]):
         if info.name.startswith("_"):
             continue
         try:
-            module = importlib.import_module(f"algos.{info.name}")
+            agent = _agent_of(importlib.import_module(f"algos.{info.name}"))
         except Exception as error:  # a fault in one method's file must not stop the others
-            broken[info.name] = f"{type(error).__name__}: {error}".replace("\n", " ")
+            broken[info.name] = _one_line(error)
             continue
-        for _, member in inspect.getmembers(module, inspect.isclass):
-            if member.__module__ != module.__name__ or inspect.isabstract(member):
-                continue
-            if issubclass(member, Agent):
-                found[info.name] = member
+        if agent is not None:
+            found[info.name] = agent
     return found, broken
 
 
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 def list_algos() -> list[str]:
-    """Names of all algorithms, sorted."""
+    """Names of all algorithms of the project, sorted."""
     return sorted(_discover()[0])
 
 
-def load(name: str) -> type[Agent]:
+def name_of(source: str) -> str:
+    """The name of an algorithm in files and tables: `mine` for `../mine.py`, `sac` for `sac`."""
+    return Path(source).stem if source.endswith(".py") else source
+
+
+def load(source: str) -> type[Agent]:
     """Return the agent class of an algorithm.
+
+    Args:
+        source: a name of `list_algos`, or the path of a file like those in this folder
+            (it ends in `.py`).
 
     Raises:
         UnknownAlgo: one line with the valid names, or with the fault of its file.
     """
+    if source.endswith(".py"):
+        return _load_file(source, Path(source).resolve())
     agents, broken = _discover()
-    if name in broken:
-        raise UnknownAlgo(f"algo {name!r}: algos/{name}.py cannot be imported: {broken[name]}")
-    if name not in agents:
+    if source in broken:
+        raise UnknownAlgo(
+            f"algo {source!r}: algos/{source}.py cannot be imported: {broken[source]}"
+        )
+    if source not in agents:
         valid = ", ".join(sorted(agents))
-        raise UnknownAlgo(f"unknown algo {name!r}: valid algos are {valid}{nearest(name, agents)}")
-    return agents[name]
+        raise UnknownAlgo(
+            f"unknown algo {source!r}: valid algos are {valid}, or the path of a .py file"
+            f"{nearest(source, agents)}"
+        )
+    return agents[source]
+
+
+@cache
+def _load_file(source: str, path: Path) -> type[Agent]:
+    """The agent of a file outside this folder (or of a private one inside it)."""
+    name = path.stem
+    if path == FOLDER / f"{name}.py" and not name.startswith("_"):
+        return load(name)
+    if not path.is_file():
+        raise UnknownAlgo(f"algo {source!r}: no such file")
+    if not name.isidentifier():
+        raise UnknownAlgo(f"algo {source!r}: name the file like a Python module, such as mine.py")
+    if path.parent != FOLDER and (FOLDER / path.name).exists():
+        raise UnknownAlgo(f"algo {source!r}: algos/{path.name} has this name; choose another")
+    spec = importlib.util.spec_from_file_location(str(path), path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # `dataclass` looks annotations up there
+    try:
+        spec.loader.exec_module(module)
+        agent = _agent_of(module)
+    except Exception as error:
+        del sys.modules[spec.name]
+        raise UnknownAlgo(f"algo {source!r}: cannot be imported: {_one_line(error)}") from None
+    if agent is None:
+        raise UnknownAlgo(f"algo {source!r}: defines no concrete subclass of algos.agent.Agent")
+    return agent

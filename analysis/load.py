@@ -20,7 +20,7 @@ from analysis.stats import RUN_STATISTICS
 
 EVALUATION_COLUMNS = ["env_step", "episode", "return", "length", "success"]
 TIMING_COLUMNS = ["env_step", "env", "act", "update", "eval"]
-STATUSES = ("running", "done", "failed", "diverged")
+STATUSES = ("running", "done", "failed", "diverged", "unsupported")
 CELL_PATH = "<suite>/<task>/<algo>[@<variant>]/seed-<k>/"
 
 

@@ -348,13 +348,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Apply all rules to the agents that were asked for; print the table and the reasons."""
     rules = "\n".join(f"  {name}: {function.__doc__}" for name, function in RULES.items())
     parser = Parser("runners.check", f"Apply the rules that any agent must meet.\n\n{rules}")
-    parser.add_argument("--algo", default="all", metavar="NAMES", help="comma list, or all")
+    parser.add_argument(
+        "--algo", default="all", metavar="NAMES", help="comma list of names or .py files, or all"
+    )
     names = split(parser.parse_args(arguments).algo)
     if names == ["all"]:
         names = algos.list_algos()
     if not names:
         raise UserError(f"--algo: name one of {', '.join(algos.list_algos())}, or all")
-    agents = {name: algos.load(name) for name in names}
+    agents = {algos.name_of(name): algos.load(name) for name in names}
     setup_process()
     start = time.monotonic()
     outcomes = {(r, name): judge(r, agent) for name, agent in agents.items() for r in RULES}

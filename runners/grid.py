@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import algos
@@ -68,20 +70,26 @@ def make_cells(
     """All cells of a sweep, seeds outermost so that early results cover every method.
 
     Args:
-        entries: `algo` or `algo@preset`.
+        entries: `algo` or `algo@preset`; `algo` is a name or the path of a `.py` file.
         tasks: task ids.
         seeds: seed indices.
         protocol: the rules.
         sets: texts `algo.option=value`.
     """
-    pairs = [(algo, preset) for algo, _, preset in (entry.partition("@") for entry in entries)]
-    kinds = {algo: algos.load(algo) for algo, _ in pairs}
-    overrides = parse_overrides(sets, list(kinds))
+    pairs = [parse_entry(entry) for entry in entries]
+    sources: dict[str, str] = {}
+    for source, _ in pairs:
+        algos.load(source)
+        name = algos.name_of(source)
+        if algos.load(sources.setdefault(name, source)) is not algos.load(source):
+            raise UserError(f"--algos {source}: {sources[name]} has the name {name} too")
+    overrides = parse_overrides(sets, list(sources))
     tasks = list(dict.fromkeys(tasks))
     for task in tasks:
         envs.task(task)
     methods = []
-    for algo, preset in dict.fromkeys(pairs):
+    for algo, preset in dict.fromkeys((algos.name_of(source), preset) for source, preset in pairs):
+        kind = algos.load(sources[algo])
         own = overrides.get(algo, {})
         variant = ",".join([*([preset] if preset else []), *(f"{k}={v}" for k, v in own.items())])
         if "/" in variant:
@@ -90,13 +98,35 @@ def make_cells(
         if len(os.fsencode(label)) > MOST_LABEL_BYTES:
             raise UserError(f"--set {algo}: {len(own)} values make too long a name for a folder")
         for task in tasks:
-            config = _resolve(kinds[algo], algo, task, protocol, preset, own)
+            config = _resolve(kind, algo, task, protocol, preset, own)
             methods.append((task, algo, label, config))
     return [
-        Cell(task, algo, label, config, seed, protocol)
+        Cell(task, algo, label, config, seed, protocol, _file(sources[algo]))
         for seed in seeds
         for task, algo, label, config in methods
     ]
+
+
+def parse_entry(entry: str) -> tuple[str, str]:
+    """Split `sac@released` or `../mine.py@quick` into what `algos.load` takes and the preset."""
+    match = re.fullmatch(r"(.+\.py|[^@]*)(?:@(.*))?", entry, re.DOTALL)
+    assert match is not None
+    return match[1], match[2] or ""
+
+
+def unsupported(cell: Cell) -> str | None:
+    """Why the cell's agent cannot be asked for its task, None if it can."""
+    takes, gives = algos.load(cell.source).observation_kinds, envs.task(cell.task).observation_kind
+    if gives in takes:
+        return None
+    return f"{cell.algo} takes {' or '.join(takes)} observations, {cell.task} gives {gives}"
+
+
+def _file(source: str) -> str | None:
+    """The absolute path of an algorithm that is not one of the project's."""
+    if source.endswith(".py") and algos.name_of(source) not in algos.list_algos():
+        return str(Path(source).resolve())
+    return None
 
 
 def _resolve(

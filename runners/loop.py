@@ -62,7 +62,7 @@ def make_env(task: str, seed: int | None = None) -> gymnasium.Env[Any, Any]:
 
 def make_agent(cell: Cell, device: str) -> Agent:
     """The cell's agent, with one replica."""
-    kind, task = algos.load(cell.algo), envs.task(cell.task)
+    kind, task = algos.load(cell.source), envs.task(cell.task)
     config = build_config(kind.Config, cell.config)
     seed = derive_seed("agent", cell.task, cell.algo, cell.seed)
     return kind(Spaces(task.obs_shape, task.action_dim), config, [seed], device)

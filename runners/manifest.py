@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -74,9 +75,9 @@ def now() -> str:
 
 def build(cell: Cell, device: str) -> dict[str, Any]:
     """The run.json of a cell that starts now."""
-    agent, task = algos.load(cell.algo), asdict(envs.task(cell.task))
+    agent, task = algos.load(cell.source), asdict(envs.task(cell.task))
     facts = ("obs_shape", "action_dim", "max_episode_steps", "terminates", "action_repeat")
-    return {
+    record = {
         "format": FORMAT,
         "cell": cell.identity,
         "task": cell.task,
@@ -100,3 +101,8 @@ def build(cell: Cell, device: str) -> dict[str, Any]:
         "resumed": 0,
         "wall_seconds": 0.0,
     }
+    if cell.file is not None:
+        file = Path(cell.file)
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        record["file"] = {"name": file.name, "sha256": digest}
+    return record

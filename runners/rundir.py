@@ -38,6 +38,7 @@ class Cell:
         config: every option with its resolved value.
         seed: seed index.
         protocol: the rules of the experiment.
+        file: path of the algorithm's file if it is not one of the project's.
     """
 
     task: str
@@ -46,6 +47,12 @@ class Cell:
     config: Mapping[str, Any]
     seed: int
     protocol: Protocol
+    file: str | None = None
+
+    @property
+    def source(self) -> str:
+        """What `algos.load` takes for this cell's algorithm."""
+        return self.file or self.algo
 
     @property
     def name(self) -> str:
@@ -158,7 +165,7 @@ class RunDirectory:
         write_atomic(self.path / "run.json", json.dumps(manifest, indent=1) + "\n")
 
     def status(self) -> str:
-        """`absent`, `running`, `done`, `failed` or `diverged`.
+        """`absent`, `running`, `done`, `failed`, `diverged` or `unsupported`.
 
         Raises:
             UserError: the folder holds a cell with other values.

@@ -16,6 +16,7 @@ from rich.table import Table
 
 import algos
 import envs
+from runners import manifest
 from runners.cli import (
     EXIT_AGAIN,
     EXIT_FAILED,
@@ -27,7 +28,7 @@ from runners.cli import (
     positive,
     run_main,
 )
-from runners.grid import make_cells, parse_seeds, split
+from runners.grid import make_cells, parse_seeds, split, unsupported
 from runners.launchers.local import LocalLauncher
 from runners.options import add_common, check_common, check_disk, experiment_path, options_text
 from runners.progress import View, clock, make_console
@@ -42,7 +43,7 @@ def parser() -> Parser:
     result.add_argument(
         "--algos",
         default=",".join(algos.list_algos()),
-        help=f"comma list of {names}, or ALGO@PRESET",
+        help=f"comma list of {names}, or ALGO@PRESET, or a .py file of your own",
     )
     result.add_argument("--tasks", help="comma list of task ids; default: the protocol's")
     result.add_argument("--seeds", help="a count like 4, or a list like 0,3,7")
@@ -90,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     waiting = unfinished(cells, experiment, console)
     launcher = LocalLauncher(workers, device, arguments.checkpoint_seconds)
     with View(waiting, console, f"{experiment} ({rules.name})") as view:
-        finished = launcher.run(waiting, experiment, view) if waiting else True
+        supported = [cell for cell in waiting if not refused(cell, experiment, device, view)]
+        finished = launcher.run(supported, experiment, view) if supported else True
     if not finished:
         console.print("stopped and saved; run the same command to go on")
         return EXIT_AGAIN
@@ -98,9 +100,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for row in bad:
         console.print(f"{row.cell.name}: {row.status}: {row.reason}", soft_wrap=True)
     reported = EXIT_OK if arguments.no_report else report(experiment)
-    if reported or any(row.status != "elsewhere" for row in bad):
+    ends = {row.status for row in bad} - {"unsupported"}  # that is an answer, not a failure
+    if reported or ends - {"elsewhere"}:
         return EXIT_FAILED
-    return EXIT_AGAIN if bad else EXIT_OK
+    return EXIT_AGAIN if ends else EXIT_OK
 
 
 def unfinished(cells: Sequence[Cell], experiment: Path, console: Console) -> list[Cell]:
@@ -110,6 +113,19 @@ def unfinished(cells: Sequence[Cell], experiment: Path, console: Console) -> lis
     if done:
         console.print(f"{done} of {len(cells)} cells are finished already")
     return waiting
+
+
+def refused(cell: Cell, experiment: Path, device: str, view: View) -> bool:
+    """Whether the cell's agent does not support its task; the reason goes into run.json."""
+    reason = unsupported(cell)
+    if reason is None:
+        return False
+    directory = RunDirectory(cell, experiment)
+    directory.path.mkdir(parents=True, exist_ok=True)
+    record = {"status": "unsupported", "reason": reason}
+    directory.write_manifest(manifest.build(cell, device) | record)
+    view.row(cell).end("unsupported", reason)
+    return True
 
 
 def report(experiment: Path) -> int:
@@ -129,14 +145,21 @@ def dry_run(
     table = Table(title=f"{len(cells)} cells for {experiment}, {workers} workers")
     for column in ("cell", "steps", "time", "memory", "checkpoint", "state"):
         table.add_column(column, justify="left" if column == "cell" else "right", no_wrap=True)
-    costs = estimates(cells, device)
+    reasons = {cell.name: unsupported(cell) for cell in cells}
+    supported = [cell for cell in cells if reasons[cell.name] is None]
+    costs = estimates(supported, device)
     left = 0.0
-    for cell, cost in zip(cells, costs, strict=True):
+    for cell, cost in zip(supported, costs, strict=True):
         state = RunDirectory(cell, experiment).status()
         left += 0.0 if state == "done" else cost.seconds
         sizes = (f"{cost.memory >> 20:,} MB", f"{cost.disk >> 20:,} MB")
         table.add_row(cell.name, f"{cell.protocol.steps:,}", clock(cost.seconds), *sizes, state)
+    for cell in cells:
+        if reasons[cell.name] is not None:
+            table.add_row(cell.name, *"-" * 4, "unsupported")
     console.print(table)
+    for reason in dict.fromkeys(filter(None, reasons.values())):
+        console.print(f"unsupported: {reason}", soft_wrap=True)
     largest = sorted((cost.memory for cost in costs), reverse=True)[:workers]
     disk = sum(sorted((cost.disk for cost in costs), reverse=True)[:workers]) * 2
     console.print(

@@ -20,7 +20,7 @@ from runners.cli import (  # noqa: E402
     check_device,
     run_main,
 )
-from runners.grid import make_cells  # noqa: E402
+from runners.grid import make_cells, parse_entry, unsupported  # noqa: E402
 from runners.loop import Interrupted, Progress, run_cell  # noqa: E402
 from runners.options import (  # noqa: E402
     add_common,
@@ -38,7 +38,7 @@ from runners.worker import StopFlag, outcome  # noqa: E402
 def parser() -> Parser:
     """Arguments of the command."""
     result = Parser("runners.train", str(__doc__), epilog=options_text(algos.list_algos()))
-    result.add_argument("--algo", required=True, help="ALGO or ALGO@PRESET")
+    result.add_argument("--algo", required=True, help="ALGO or ALGO@PRESET; ALGO may be a .py file")
     result.add_argument("--task", required=True, help="task id, for example mbbl/HalfCheetah")
     result.add_argument("--seed", default="0", help="seed index")
     result.add_argument(
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = parser().parse_args(argv)
     rules = protocol(arguments.protocol).with_steps(arguments.steps)
-    algo = arguments.algo.partition("@")[0]
+    algo = algos.name_of(parse_entry(arguments.algo)[0])
     for text in arguments.set:
         if not all(text.partition("=")):
             raise UserError(f"--set {text}: expected OPTION=VALUE")
@@ -62,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"--seed {arguments.seed}: expected one number, 0 or more; runners.sweep takes several"
         )
     (cell,) = make_cells([arguments.algo], [arguments.task], [int(arguments.seed)], rules, sets)
+    reason = unsupported(cell)
+    if reason is not None:
+        raise UserError(f"--task {cell.task}: {reason}")
     device = check_device(arguments.device)
     check_common(arguments)
     experiment = experiment_path(arguments, rules)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import importlib.util
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,16 +40,8 @@ SMALL: dict[str, Any] = {
 
 def load_template(path: Path) -> type[Agent]:
     """The agent class of a copy of `algos/_template.py` at `path`, a file of another name."""
-    source = Path(algos.__file__).parent / "_template.py"
-    path.write_text(source.read_text())
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # `dataclass` looks annotations up through sys.modules.
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module.TemplateAgent
+    path.write_text((algos.FOLDER / "_template.py").read_text())
+    return algos.load(str(path))
 
 
 def make(cls: type[Agent], seeds: Sequence[int], obs_dim: int, action_dim: int, **options) -> Any:
