@@ -1,0 +1,199 @@
+"""Tables of published and measured returns in the algorithm pages: `python -m analysis.docs`."""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis.comparison import Measured, Row, environment, measured_beside_published
+from analysis.files import write_atomic
+from analysis.load import Experiment, ExperimentError, load
+from analysis.published import STATISTICS, Published, sources
+from analysis.tables import DASH, Cell, markdown_text
+
+BEGIN = "<!-- measured: begin -->"
+END = "<!-- measured: end -->"
+COMMAND = "python -m analysis.docs"
+HEADING = "## Published and measured"
+COLUMNS = ["task", "published", "source", "measured", "experiment", "verdict", "also published"]
+RULES = (
+    f"Written by `{COMMAND}`. Mean ± spread as printed (n seeds, ? where not stated), beside runs "
+    "with default options kept in this repository. Inside, above, below: where the measured mean "
+    "lies with respect to the published mean ± spread; a verdict needs the same environment, "
+    "statistic and budget, a full protocol and two seeds. Copies in later tables are left out "
+    "unless they are wrong; other sources may have other budgets and statistics."
+)
+
+
+class PageError(Exception):
+    """A page is not what it should be; the message is one line for the user."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code: 1 for stale pages, 2 for bad input."""
+    parser = argparse.ArgumentParser(
+        prog=COMMAND, description="Write the published and the measured returns into the pages."
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if out of date")
+    parser.add_argument("--pages", type=Path, default=Path("docs/algorithms"), metavar="FOLDER")
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER")
+    options = parser.parse_args(arguments)
+    try:
+        experiments = kept_experiments(options.results)
+        stale = {}
+        for page in find_pages(options.pages):
+            old = page.read_text(encoding="utf-8")
+            new = with_table(old, page, experiments)
+            if new != old:
+                stale[page] = new
+        for page, text in stale.items():
+            if options.check:
+                print(f"stale: {page}; run {COMMAND}", file=sys.stderr)
+            else:
+                write_atomic(page, text)
+                print(f"written: {page}")
+    except (ExperimentError, PageError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 1 if stale and options.check else 0
+
+
+def kept_experiments(results: Path) -> list[Experiment]:
+    """Loads the experiments that belong to the repository.
+
+    They are those that git tracks, because other experiments in the folder are scratch; where
+    there is no git repository they are all.
+
+    Raises:
+        ExperimentError: There is none, or one cannot be loaded.
+    """
+    files = {file.relative_to(results).as_posix() for file in results.glob("*/experiment.json")}
+    tracked = _tracked(results)
+    kept = sorted(files if tracked is None else files & tracked)
+    if not kept:
+        raise ExperimentError(f"no kept experiment in '{results}'; expected {results}/quick")
+    return [load((results / file).parent) for file in kept]
+
+
+def find_pages(folder: Path) -> list[Path]:
+    """Lists the pages, `<algorithm>.md`.
+
+    Raises:
+        PageError: There is none.
+    """
+    pages = sorted(folder.glob("*.md"))
+    if not pages:
+        raise PageError(f"no page in '{folder}'; expected {folder}/<algorithm>.md")
+    return pages
+
+
+def with_table(text: str, page: Path, experiments: Sequence[Experiment]) -> str:
+    """Returns a page's text with its table up to date; a page without markers gets them.
+
+    Raises:
+        PageError: The markers are not one pair.
+    """
+    block = f"{BEGIN}\n{table(page, experiments)}\n{END}"
+    if BEGIN not in text and END not in text:
+        return f"{text.rstrip()}\n\n{HEADING}\n\n{block}\n"
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(END) < text.index(BEGIN):
+        raise PageError(f"{page}: expected '{BEGIN}' once and '{END}' once below it")
+    return text.split(BEGIN)[0] + block + text.split(END)[1]
+
+
+def table(page: Path, experiments: Sequence[Experiment]) -> str:
+    """Writes the table of the algorithm that the page is named after, with its sources."""
+    rows = measured_beside_published(page.stem, experiments)
+    if not rows:
+        return f"Nothing is published or measured yet. Written by `{COMMAND}`."
+    grid = [COLUMNS, ["---"] * len(COLUMNS), *(_texts(row, page) for row in rows)]
+    lines = ["| " + " | ".join(texts) + " |" for texts in grid]
+    return "\n".join([RULES, "", *lines, "", *_legend(rows)])
+
+
+def _tracked(folder: Path) -> set[str] | None:
+    """Lists the files below a folder that git tracks, None without a repository."""
+    command = ["git", "-C", str(folder), "ls-files"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return set(done.stdout.splitlines())
+
+
+def _texts(row: Row, page: Path) -> list[str]:
+    published, measured, verdict = row.published, row.measured, row.verdict
+    others = "; ".join([*_other_results(row), *_wrong_copies(row)])
+    return [
+        row.task,
+        _number(published) if published else DASH,
+        markdown_text(_source(published)) if published else DASH,
+        measured.cell.text(1) if measured else DASH,
+        _experiment(measured, page) if measured else DASH,
+        markdown_text(str(verdict)),
+        markdown_text(others) or DASH,
+    ]
+
+
+def _number(number: Published) -> str:
+    marks = () if number.mean is not None else (number.note,)
+    cell = Cell(number.mean, number.seeds or "?", number.std, marks=marks)
+    return cell.text(1 if number.metric == "return" else 2)
+
+
+def _name(number: Published) -> str:
+    """The source, with the method's name where it is not just the algorithm's."""
+    plain = "".join(filter(str.isalnum, number.printed.lower()))
+    return number.source if plain == number.method else f"{number.source}, {number.printed}"
+
+
+def _source(number: Published) -> str:
+    facts = [
+        "statistic not stated" if number.statistic == "unstated" else number.statistic,
+        f"{number.steps:,} steps" if number.steps else "steps not stated",
+    ]
+    if number.environment != environment(number.task):
+        facts.append(number.environment)
+    return f"{_name(number)} ({', '.join(facts)})"
+
+
+def _other_results(row: Row) -> list[str]:
+    return [f"{_number(x)} {_name(x)}" for x in row.others if not x.miscopied]
+
+
+def _wrong_copies(row: Row) -> list[str]:
+    """Lists the wrong values that later tables print, each with the names of the tables."""
+    tables: dict[str, list[str]] = {}
+    for number in row.others:
+        if number.miscopied:
+            text = _number(number)
+            tables.setdefault(text, []).append(number.source)
+    return [f"copied wrongly as {text} in {', '.join(names)}" for text, names in tables.items()]
+
+
+def _experiment(measured: Measured, page: Path) -> str:
+    experiment = measured.experiment
+    report = Path(os.path.relpath(experiment.path, page.parent), "report", "README.md")
+    facts = f"({measured.statistic}, {experiment.protocol.steps:,} steps)"
+    return f"[{experiment.name}]({report.as_posix()}) {facts}"
+
+
+def _legend(rows: Sequence[Row]) -> list[str]:
+    """Explains the statistics and lists the sources that the table names."""
+    used = [number for row in rows for number in (row.published, *row.others) if number]
+    chosen = {row.published.statistic for row in rows if row.published}
+    chosen |= {row.measured.statistic for row in rows if row.measured}
+    chosen -= {"unstated"}
+    meanings = [f"{name}: {STATISTICS[name]}" for name in STATISTICS if name in chosen]
+    named = {number.source for number in used}
+    lines = [f"{'; '.join(meanings)}.", ""] if meanings else []
+    for name, reference, note in sources().itertuples(name=None):
+        if name in named:
+            lines.append(markdown_text(f"- {name}: {reference}. {note}".rstrip()))
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())
