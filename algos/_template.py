@@ -7,15 +7,18 @@ algorithm `<name>`; nothing is registered anywhere. The copy runs as it stands:
     python -m runners.check --algo mine           # every rule of the interface
     python -m runners.sweep --algos sac,mine      # beside SAC, on equal terms
 
-The example is TD3 (Fujimoto et al. 2018, "Addressing Function Approximation Error in
-Actor-Critic Methods", arXiv 1802.09477, Algorithm 1). Begin your file like this, with
-the paper and the equations that the code below goes through line after line:
+The example is DDPG (Lillicrap et al. 2015, "Continuous control with deep reinforcement
+learning", arXiv 1509.02971, Algorithm 1). Begin your file like this, with the paper and
+the equations that the code below goes through line after line:
 
-    Q target  y = r + gamma (1 - end) min_i Q'_i(s', a'),
-              a' = clip(mu'(s') + clip(noise, +-c), +-1)
-    actor     E[ -Q_1(s, mu(s)) ], every `policy_every` updates
+    Q target  y = r + gamma (1 - end) Q'(s', mu'(s'))
+    critic    E[ (Q(s, a) - y)² ]
+    actor     E[ -Q(s, mu(s)) ]
+    targets   theta' <- tau theta + (1 - tau) theta'
 
-Where text and released code disagree, say so here and make each reading an option.
+Where text and released code disagree, say so here and make each reading an option. This
+example explores with independent Gaussian noise, as later work does, where the paper has
+a correlated process, and leaves out the paper's batch normalisation and weight decay.
 """
 
 from __future__ import annotations
@@ -27,17 +30,9 @@ import torch
 from torch import Tensor
 
 from algos.config import option
-from algos.networks import MLP, TwinCritic, compute_dtype
+from algos.networks import MLP, SampleMLP, compute_dtype
 from algos.offpolicy import OffPolicyAgent, OffPolicyConfig
-from algos.optim import (
-    adam,
-    bellman_target,
-    clone_frozen,
-    critic_loss,
-    per_replica_mean,
-    polyak_,
-    step,
-)
+from algos.optim import adam, bellman_target, clone_frozen, per_replica_mean, polyak_, step
 from algos.replay import Batch
 from algos.rng import ReplicaRng
 
@@ -46,26 +41,25 @@ from algos.rng import ReplicaRng
 class TemplateConfig(OffPolicyConfig):
     """Options: `--set name=value`. Each has a sentence with the source of its default."""
 
-    hidden: int = option(256, "width of the two hidden layers (code)", low=1)
-    learning_rate: float = option(3e-4, "Adam of actor and critic (code)", low=0.0)
+    hidden: int = option(256, "width of the two hidden layers (paper: 400 and 300)", low=1)
+    actor_learning_rate: float = option(1e-4, "Adam of the actor (paper)", low=0.0)
+    critic_learning_rate: float = option(1e-3, "Adam of the critic (paper)", low=0.0)
     exploration_noise: float = option(0.1, "std added to actions while exploring", low=0.0)
-    target_noise: float = option(0.2, "std added to the target's action (paper)", low=0.0)
-    target_clip: float = option(0.5, "bound c of the target's noise (paper)", low=0.0)
-    policy_every: int = option(2, "critic updates for one of the actor (paper: d)", low=1)
 
 
 class TemplateAgent(OffPolicyAgent):
-    """TD3: deterministic policy, twin critics, smoothed targets, delayed actor."""
+    """DDPG: a deterministic policy that climbs the value of one critic."""
 
     # Class facts, read by the runner, the checks and the docs. `observation_kinds` and
     # `max_replicas` have defaults in `Agent`; set `max_replicas = 1` if yours takes one seed.
     title = "Template"  # the name in tables and figures
-    paper = "Fujimoto et al. 2018, Addressing Function Approximation Error, arXiv 1802.09477"
+    paper = "Lillicrap et al. 2015, Continuous control with deep RL, arXiv 1509.02971"
     Config = TemplateConfig
     presets = {
-        # `released`: the authors' code with its faults, named with its commit; here
-        # sfujim/TD3 34770cc. It lists only what differs from the defaults.
-        "released": {"random_steps": 25_000, "precision": "float32"},
+        # `released`: the authors' code with its faults, named with its commit. DDPG's authors
+        # released none, so these are the numbers of the paper's section 7. A preset lists
+        # only what differs from the defaults.
+        "released": {"batch_size": 64, "tau": 0.001, "precision": "float32"},
         # `quick`: the same algorithm at a cost that lets a laptop run every task. Its
         # results are marked as reduced and never stand beside published numbers.
         "quick": {"hidden": 128, "batch_size": 128},
@@ -80,11 +74,11 @@ class TemplateAgent(OffPolicyAgent):
         # Initial weights come from `self.rng`, never from `nn.Linear`, which draws from
         # torch's global generator: a seed must give the same run alone and in a group.
         self.actor = MLP(self.rng, 1, [obs_dim, *hidden, action_dim], dtype=dtype)
-        self.critic = TwinCritic(self.rng, obs_dim, action_dim, hidden, dtype=dtype)
+        self.critic = SampleMLP(self.rng, 1, obs_dim, [action_dim, *hidden, 1], dtype=dtype)
         self.actor_target = clone_frozen(self.actor)
         self.critic_target = clone_frozen(self.critic)
-        self.actor_optimizer = adam(self.actor.parameters(), c.learning_rate)
-        self.critic_optimizer = adam(self.critic.parameters(), c.learning_rate)
+        self.actor_optimizer = adam(self.actor.parameters(), c.actor_learning_rate)
+        self.critic_optimizer = adam(self.critic.parameters(), c.critic_learning_rate)
 
     def exploit(self, obs: Tensor, explore: bool, rng: ReplicaRng) -> Tensor:
         """The policy's action, with noise while exploring; the caller clamps to [-1, 1]."""
@@ -96,37 +90,37 @@ class TemplateAgent(OffPolicyAgent):
         return action + self.config.exploration_noise * rng.normal(*action.shape[1:])
 
     def learn(self) -> dict[str, Tensor]:
-        """What one environment step pays for. Nothing here waits for the host: no `.item()`."""
+        """What one environment step pays for. Nothing here waits for the host: no `.item()`.
+
+        What happens at every k-th update only goes by `self.counters`, which is part of the
+        state: a resumed run keeps the rhythm (`algos/td3.py` delays its actor that way).
+        """
         (batch,) = self.sample()
-        metrics = self.update_critic(batch)
-        # Both counters are part of the state, so a resumed run keeps the rhythm.
-        if self.counters.updates % self.config.policy_every == 0:
-            self.update_actor(batch.obs)
-            polyak_(self.critic_target, self.critic, self.config.tau)
-            polyak_(self.actor_target, self.actor, self.config.tau)
+        metrics = self.update_critic(batch) | self.update_actor(batch.obs)
+        polyak_(self.critic_target, self.critic, self.config.tau)
+        polyak_(self.actor_target, self.actor, self.config.tau)
         return metrics  # the same names at every update, `[R]` each
 
     def update_critic(self, batch: Batch) -> dict[str, Tensor]:
-        """Regress both heads onto the smoothed, clipped target."""
-        c = self.config
+        """Regress the critic onto the value of the target policy's action."""
         with torch.no_grad():
-            noise = c.target_noise * self.rng.normal(*batch.action.shape[1:])
             action = torch.tanh(self.actor_target(batch.next_obs))
-            action = (action + noise.clamp(-c.target_clip, c.target_clip)).clamp(-1.0, 1.0)
-            value = self.critic_target(batch.next_obs, action).amin(1)
+            value = self.critic_target(batch.next_obs, action)[..., 0]
             # `not_terminal` is 0 where the task ended and 1 at a time limit, which bootstraps.
-            y = bellman_target(batch, value, c.discount)
-        q = self.critic(batch.obs, batch.action)
+            y = bellman_target(batch, value, self.config.discount)
+        q = self.critic(batch.obs, batch.action)[..., 0]
         # Mean within a replica, sum over replicas (`loss.sum()`): then the gradient of
         # one seed does not depend on how many others are trained beside it.
-        loss = critic_loss(q, y)
+        loss = (q - y).square().mean(-1)
         step(self.critic_optimizer, loss.sum())
         return {"critic_loss": loss.detach(), "q": per_replica_mean(q.detach())}
 
-    def update_actor(self, obs: Tensor) -> None:
-        """Raise the first critic's value; `frozen` spares the critic's own gradients."""
-        q = self.critic(obs, torch.tanh(self.actor(obs)), frozen=True)[:, 0]
-        step(self.actor_optimizer, -q.mean(-1).sum())
+    def update_actor(self, obs: Tensor) -> dict[str, Tensor]:
+        """Raise the critic's value; `frozen` spares the critic's own gradients."""
+        q = self.critic(obs, torch.tanh(self.actor(obs)), frozen=True)
+        loss = -per_replica_mean(q)
+        step(self.actor_optimizer, loss.sum())
+        return {"actor_loss": loss.detach()}
 
     def components(self) -> dict[str, Any]:
         """Everything that changes the future: what is missing here is lost by a kill.

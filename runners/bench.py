@@ -1,8 +1,10 @@
-"""What every agent costs on this machine: per update, per action and in the whole loop.
+"""What every agent costs on this machine: per step, per action and in the whole loop.
 
     python -m runners.bench --algos sac,diffsr
 
-Agents are measured with their default options at HalfCheetah's sizes, in one thread.
+Agents are measured with their default options at HalfCheetah's sizes, in one thread. An
+update is what one environment step pays for: `observe` and `update`, averaged over whole
+learning periods, since some agents learn once in many steps, or more at every second.
 Milliseconds say little about another machine, so costs are also given in units u:
 1 u is one float32 forward and backward pass of a 23-256-256-1 ReLU network at batch 256
 in plain torch. u and agent are timed in turns and compared pair by pair, so that a
@@ -14,7 +16,9 @@ from __future__ import annotations
 import csv
 import importlib.metadata
 import importlib.util
+import itertools
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -30,12 +34,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import algos
 import envs
-from algos.agent import Agent, Array, Spaces, Transition
+from algos.agent import Agent, Spaces
 from algos.config import build_config
 from algos.networks import PRECISIONS
 from runners import manifest
 from runners.checkpoint import write_atomic
 from runners.cli import EXIT_OK, Parser, UserError, check_device, positive, run_main
+from runners.estimate import random_transition
 from runners.grid import make_cells, split
 from runners.loop import PHASES, Loop, run_cell
 from runners.process import setup_process
@@ -43,12 +48,15 @@ from runners.protocols import DIFFSR
 from runners.rundir import Cell, RunDirectory
 
 OBS_DIM, ACTION_DIM, BATCH = 17, 6, 256
-STORED = 5_000  # transitions in memory while updates are timed
+STORED = 5_000  # transitions in memory before updates are timed
+LEARNINGS = 4  # updates that learn, at first, to find the period after which work repeats
+MOST_LEARNINGS = 64
 WARM_UP = 5  # calls before timing: allocations, compilation, graph capture
 BURST_SECONDS = 0.02  # short calls are timed together
 LOOP_TASK = "mbbl/HalfCheetah"
 LOOP_SECONDS = 6.0  # of updates in the loop that is timed
 SB3_TASK, SB3_STEPS, SB3_WARM_UP = "gym/HalfCheetah-v5", 200, 200
+SB3_ALGOS = ("sac", "td3")
 
 Call = Callable[[], object]
 
@@ -60,12 +68,26 @@ class Cost:
     algo: str
     precision: str
     u_ms: float  # one u, timed in the same turns
-    update_ms: float
+    period: int  # environment steps after which its work repeats
+    update_ms: float  # per environment step
     update_u: float
     act_ms: float  # one training action
     act_u: float
-    update_gflop: float  # matrix products of one update
+    update_gflop: float  # matrix products per environment step
     rate_fraction: float  # those per second at best, over the machine's rate in that precision
+
+
+@dataclass(frozen=True)
+class HotLoop:
+    """Cost of an inner loop that an agent names in `hot_loops`; fields as in `Cost`."""
+
+    algo: str
+    loop: str
+    precision: str
+    ms: float
+    u: float
+    gflop: float
+    rate_fraction: float
 
 
 @dataclass(frozen=True)
@@ -81,8 +103,9 @@ class LoopSpeed:
 
 @dataclass(frozen=True)
 class AgainstSB3:
-    """SAC here and in Stable-Baselines3, trained in turns, without evaluation."""
+    """An algorithm here and in Stable-Baselines3, trained in turns, without evaluation."""
 
+    algo: str
     task: str
     ours: float  # median steps per second
     theirs: float
@@ -166,14 +189,6 @@ def rates(device: torch.device) -> dict[str, float]:
 # ---------------------------------------------------------------- update and action
 
 
-def _random_step(rng: np.random.Generator) -> Transition:
-    def normal(*shape: int) -> Array:
-        return rng.standard_normal((1, *shape), np.float32)
-
-    obs, next_obs, no = normal(OBS_DIM), normal(OBS_DIM), np.zeros(1, bool)
-    return Transition(obs, np.tanh(normal(ACTION_DIM)), normal(), next_obs, no, no)
-
-
 def ready_agent(algo: str, device: torch.device, stored: int = STORED) -> Agent:
     """An agent with default options and a filled memory, past its random steps."""
     kind = algos.load(algo)
@@ -181,35 +196,91 @@ def ready_agent(algo: str, device: torch.device, stored: int = STORED) -> Agent:
     agent = kind(Spaces((OBS_DIM,), ACTION_DIM), build_config(kind.Config, warm), [0], device)
     rng = np.random.default_rng(0)
     for _ in range(stored):
-        agent.observe(_random_step(rng))
+        agent.observe(random_transition(agent.spaces, rng))
     return agent
 
 
-def product_gflop(agent: Agent) -> float:
-    """Matrix products of one update, in 10^9 multiplications and additions."""
+def learning_step(agent: Agent) -> Callable[[], bool]:
+    """A call that stores a step and learns what it pays for; True if anything was learned."""
+    transition = random_transition(agent.spaces, np.random.default_rng(1))
+
+    def call() -> bool:
+        agent.observe(transition)
+        return bool(agent.update())
+
+    return call
+
+
+def shortest_period(work: Sequence[int]) -> int:
+    """After how many entries `work` repeats, seen at least twice; 0 if it does not."""
+    return next((p for p in range(1, len(work) // 2 + 1) if work[p:] == work[:-p]), 0)
+
+
+def learning_period(agent: Agent) -> tuple[int, float]:
+    """Environment steps after which the agent's work repeats, and GFLOP of one step.
+
+    The work of a step is that of its matrix products. It may be nothing but once in a
+    rollout, or more at every second update. The agent is driven until a period is seen
+    twice; work that follows none within `MOST_LEARNINGS` updates is averaged over them all.
+    """
+    step, work, learned, wanted = learning_step(agent), [0], 0, LEARNINGS
+    period = 0
     with FlopCounterMode(display=False) as counter:
-        agent.update()
-    return counter.get_total_flops() / 1e9
+        while not period and wanted <= MOST_LEARNINGS:
+            while learned < wanted:
+                learned += step()
+                work.append(counter.get_total_flops())
+            flops = [after - before for before, after in itertools.pairwise(work)]
+            period = shortest_period(flops)
+            wanted *= 2
+    period = period or len(flops)
+    return period, sum(flops[-period:]) / period / 1e9
 
 
 def measure(
     algo: str, repeats: int, device: torch.device, rate: dict[str, float], stored: int = STORED
 ) -> Cost:
-    """Time updates and training actions of one agent, in turns with u."""
+    """Time learning and training actions of one agent, in turns with u."""
     agent = ready_agent(algo, device, stored)
+    period, gflop = learning_period(agent)
+    step = learning_step(agent)
+
+    def whole_period() -> None:
+        for _ in range(period):
+            step()
+
     obs = np.random.default_rng(1).standard_normal((1, 1, OBS_DIM), np.float32)
     calls: dict[str, Call] = {
         "u": unit(device),
-        "update": agent.update,
+        "update": whole_period,
         "act": lambda: agent.act(obs, explore=True),
     }
     seconds = in_turns(calls, repeats, device)
+    seconds["update"] = [sample / period for sample in seconds["update"]]
     ms = {f"{name}_ms": 1e3 * median(samples) for name, samples in seconds.items()}
     units = {f"{name}_u": paired(seconds[name], seconds["u"]) for name in ("update", "act")}
-    gflop, precision = product_gflop(agent), agent.config.precision
+    precision = agent.config.precision
     # Best against best: a neighbour's load would otherwise slow only one of the two.
     fraction = gflop / min(seconds["update"]) / rate[precision]
-    return Cost(algo, precision, update_gflop=gflop, rate_fraction=fraction, **ms, **units)
+    work = {"update_gflop": gflop, "rate_fraction": fraction}
+    return Cost(algo, precision, period=period, **ms, **units, **work)
+
+
+def measure_hot_loops(
+    algo: str, repeats: int, device: torch.device, rate: dict[str, float], stored: int = STORED
+) -> list[HotLoop]:
+    """Time every loop that the agent names, each in turns with u."""
+    agent = ready_agent(algo, device, stored)
+    precision, costs = agent.config.precision, []
+    for name, call in agent.hot_loops().items():
+        with FlopCounterMode(display=False) as counter:
+            call()
+        gflop = counter.get_total_flops() / 1e9
+        seconds = in_turns({"u": unit(device), "loop": call}, repeats, device)
+        ms, u = 1e3 * median(seconds["loop"]), paired(seconds["loop"], seconds["u"])
+        fraction = gflop / min(seconds["loop"]) / rate[precision]
+        costs.append(HotLoop(algo, name, precision, ms, u, gflop, fraction))
+    return costs
 
 
 # ---------------------------------------------------------------- the whole loop
@@ -227,15 +298,16 @@ def _cell(algo: str, task: str, steps: int, random_steps: int, episodes: int) ->
     return cell
 
 
-def loop_steps(update_ms: float) -> int:
-    """Learning steps that take about `LOOP_SECONDS`, between 20 and 1,000."""
-    return int(min(1_000, max(20, LOOP_SECONDS * 1e3 / update_ms)))
+def loop_steps(update_ms: float, period: int = 1) -> int:
+    """Steps of learning that take about `LOOP_SECONDS`, 20 to 1,000, then to whole periods."""
+    steps = min(1_000, max(20, LOOP_SECONDS * 1e3 / update_ms))
+    return math.ceil(int(steps) / period) * period
 
 
 def measure_loop(
     algo: str, steps: int, device: str, task: str = LOOP_TASK, episodes: int = DIFFSR.eval_episodes
 ) -> LoopSpeed:
-    """Train a short cell: `steps` random steps, then `steps` that learn and are timed.
+    """Train a short cell: `steps` random steps if it takes any, then `steps` that are timed.
 
     Raises:
         RuntimeError: the run failed; the message has its reason.
@@ -254,26 +326,29 @@ def measure_loop(
     return LoopSpeed(algo, task, steps, 1e3 / sum(phase_ms.values()), phase_ms)
 
 
-def sb3_sac(task: str, device: str) -> Any:
-    """Stable-Baselines3's SAC with the same sizes: one update of 256 per step, 256-256."""
+def sb3_agent(algo: str, task: str, device: str) -> Any:
+    """Stable-Baselines3's agent with the same sizes: one update of 256 per step, 256-256."""
     import stable_baselines3 as sb3
+    from stable_baselines3.common.noise import NormalActionNoise
 
+    env = envs.make(task, seed=0)
     options: dict[str, Any] = {"batch_size": BATCH, "policy_kwargs": {"net_arch": [256, 256]}}
     options |= {"train_freq": 1, "gradient_steps": 1, "learning_starts": SB3_WARM_UP // 2}
-    return sb3.SAC("MlpPolicy", envs.make(task, seed=0), device=device, seed=0, **options)
+    if algo == "td3":
+        still = np.zeros(envs.task(task).action_dim)
+        options["action_noise"] = NormalActionNoise(still, still + 0.1)
+    return getattr(sb3, algo.upper())("MlpPolicy", env, device=device, seed=0, **options)
 
 
 def against_sb3(
-    repeats: int, device: str, task: str = SB3_TASK, steps: int = SB3_STEPS
-) -> AgainstSB3 | None:
-    """Train both SACs in turns on the same task, None without Stable-Baselines3.
+    algo: str, repeats: int, device: str, task: str = SB3_TASK, steps: int = SB3_STEPS
+) -> AgainstSB3:
+    """Train both agents in turns on the same task.
 
     After the random steps of both, `steps` of each are timed `repeats` times.
     """
-    if importlib.util.find_spec("stable_baselines3") is None:
-        return None
-    theirs = sb3_sac(task, device)
-    cell = _cell("sac", task, 10**9, SB3_WARM_UP // 2, 1)
+    theirs = sb3_agent(algo, task, device)
+    cell = _cell(algo, task, 10**9, SB3_WARM_UP // 2, 1)
     with TemporaryDirectory() as folder:
         directory = RunDirectory(cell, Path(folder))
         directory.lock()
@@ -296,7 +371,7 @@ def against_sb3(
     theirs.get_env().close()
     mine, other = (steps / median(column) for column in zip(*turns, strict=True))
     version = importlib.metadata.version("stable-baselines3")
-    return AgainstSB3(task, mine, other, mine / other, version)
+    return AgainstSB3(algo, task, mine, other, mine / other, version)
 
 
 # ---------------------------------------------------------------- report
@@ -314,10 +389,17 @@ def table(head: str, rows: Iterable[Sequence[str]]) -> str:
 
 def cost_table(costs: Sequence[Cost]) -> str:
     """Cost of updates and actions, one agent a row."""
-    form = "{algo}|{precision}|{update_ms:.2f}|{update_u:.1f}|{act_ms:.3f}|{act_u:.2f}"
+    form = "{algo}|{precision}|{period}|{update_ms:.2f}|{update_u:.1f}|{act_ms:.3f}|{act_u:.2f}"
     form += "|{update_gflop:.3f}|{rate_fraction:.0%}"
-    head = "agent|precision|ms/update|u/update|ms/act|u/act|GFLOP|of rate"
+    head = "agent|precision|period|ms/update|u/update|ms/act|u/act|GFLOP|of rate"
     return table(head, (form.format(**asdict(cost)).split("|") for cost in costs))
+
+
+def hot_loop_table(loops: Sequence[HotLoop]) -> str:
+    """Cost of inner loops, one a row."""
+    form = "{algo}|{loop}|{precision}|{ms:.2f}|{u:.1f}|{gflop:.3f}|{rate_fraction:.0%}"
+    head = "agent|loop|precision|ms|u|GFLOP|of rate"
+    return table(head, (form.format(**asdict(loop)).split("|") for loop in loops))
 
 
 def loop_table(loops: Sequence[LoopSpeed]) -> str:
@@ -327,13 +409,11 @@ def loop_table(loops: Sequence[LoopSpeed]) -> str:
     return table("agent|steps|steps/s|env ms|act ms|update ms|eval ms", rows)
 
 
-def describe(sb3: AgainstSB3 | None) -> str:
-    """The comparison with Stable-Baselines3 in one line."""
-    if sb3 is None:
-        return "SAC against Stable-Baselines3: not installed (extra `bench`)"
+def describe(sb3: AgainstSB3) -> str:
+    """A comparison with Stable-Baselines3 in one line."""
     return (
-        f"SAC on {sb3.task}, training alone: {sb3.ours:.0f} steps/s here, {sb3.theirs:.0f} in "
-        f"Stable-Baselines3 {sb3.version}, ratio {sb3.ratio:.2f}"
+        f"{sb3.algo} on {sb3.task}, training alone: {sb3.ours:.0f} steps/s here, "
+        f"{sb3.theirs:.0f} in Stable-Baselines3 {sb3.version}, ratio {sb3.ratio:.2f}"
     )
 
 
@@ -377,17 +457,33 @@ def main(arguments: list[str] | None = None) -> int:
     u_ms = median(cost.u_ms for cost in costs)
     print(f"\nOne update, one training action: medians of {options.repeats}; 1 u = {u_ms:.3f} ms")
     print(cost_table(costs))
+    print("update: what one environment step pays for, observe() included, over whole periods")
+    print("period: environment steps after which an agent's work repeats")
     print("GFLOP: matrix products of an update; of rate: GFLOP / best time / rate of the precision")
 
-    loops = [measure_loop(c.algo, loop_steps(c.update_ms), options.device) for c in costs]
-    rules = f"{DIFFSR.eval_episodes} evaluation episodes every {DIFFSR.eval_every} steps"
-    print(f"\nTraining on {LOOP_TASK}, time per step with {rules}\n{loop_table(loops)}")
+    parts = (measure_hot_loops(name, options.repeats, device, rate) for name in options.algos)
+    hot_loops = [loop for part in parts for loop in part]
+    if hot_loops:
+        print(f"\nInner loops, each on its own\n{hot_loop_table(hot_loops)}")
 
-    sb3 = against_sb3(max(5, options.repeats // 2), options.device)
-    print(f"\n{describe(sb3)}")
+    loops = [measure_loop(c.algo, loop_steps(c.update_ms, c.period), options.device) for c in costs]
+    rules = f"{DIFFSR.eval_episodes} evaluation episodes every {DIFFSR.eval_every} steps"
+    print(f"\nTraining on {LOOP_TASK}, time per step with {rules}\n{loop_table(loops)}\n")
+
+    sb3: list[AgainstSB3] = []
+    if importlib.util.find_spec("stable_baselines3") is None:
+        print("against Stable-Baselines3: not installed (extra `bench`)")
+    else:
+        sb3 = [against_sb3(a, max(5, options.repeats // 2), options.device) for a in SB3_ALGOS]
+        print(*map(describe, sb3), sep="\n")
     if options.json:
-        parts = {"costs": [*map(asdict, costs)], "loops": [*map(asdict, loops)]}
-        result = {"machine": machine, **parts, "sb3": sb3 and asdict(sb3)}
+        rows: dict[str, Sequence[Any]] = {
+            "costs": costs,
+            "hot_loops": hot_loops,
+            "loops": loops,
+            "sb3": sb3,
+        }
+        result = {"machine": machine} | {k: [asdict(row) for row in v] for k, v in rows.items()}
         write_atomic(options.json, json.dumps(result, indent=1) + "\n")
     return EXIT_OK
 

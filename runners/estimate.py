@@ -1,7 +1,8 @@
 """How long a sweep will take and how much memory: measured, not guessed.
 
 For every distinct (algorithm, options, task) a short probe builds the agent, fills its
-memory with some random transitions and times a few actions and updates on this machine.
+memory with some random transitions and times a few actions and steps of learning on this
+machine.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ import numpy as np
 import torch
 
 import envs
-from algos.agent import Agent, Transition
+from algos.agent import Agent, Array, Spaces, Transition
 from runners.loop import make_agent, make_env
 from runners.rundir import Cell
 
 PROBE_SECONDS = 1.0
+PATIENCE = 10  # times the probe's seconds, for agents that learn once in thousands of steps
+# Steps stored beyond the random ones: some agents begin part of their learning later.
+LEAD = 2_000
 
 
 @dataclass(frozen=True)
@@ -53,21 +57,54 @@ def _time(action: Callable[[], object], seconds: float, most: int = 200) -> floa
     return float(np.median(times))
 
 
+def random_transition(
+    spaces: Spaces, rng: np.random.Generator, terminated: bool = False
+) -> Transition:
+    """A step of one replica through unrelated observations."""
+
+    def normal(*shape: int) -> Array:
+        return rng.standard_normal((1, *shape), np.float32)
+
+    obs, next_obs = normal(*spaces.obs_shape), normal(*spaces.obs_shape)
+    action, ends = np.tanh(normal(spaces.action_dim)), np.array([terminated])
+    return Transition(obs, action, normal(), next_obs, ends, np.zeros(1, bool))
+
+
 def _feed(agent: Agent, steps: int) -> None:
     """Store random transitions, with an end now and then."""
     rng = np.random.default_rng(0)
-    shape, width = agent.spaces.obs_shape, agent.spaces.action_dim
     for i in range(steps):
-        agent.observe(
-            Transition(
-                obs=rng.normal(size=(1, *shape)).astype(np.float32),
-                action=rng.uniform(-1, 1, (1, width)).astype(np.float32),
-                reward=rng.normal(size=1).astype(np.float32),
-                next_obs=rng.normal(size=(1, *shape)).astype(np.float32),
-                terminated=np.array([i % 20 == 19]),
-                truncated=np.array([False]),
-            )
-        )
+        agent.observe(random_transition(agent.spaces, rng, terminated=i % 20 == 19))
+
+
+def time_learning(agent: Agent, seconds: float) -> tuple[float, int]:
+    """Time `observe` and `update` for about `seconds`.
+
+    An agent may learn once in many steps, and `update` is then quick in between. So what is
+    timed begins and ends with an update that learned.
+
+    Returns:
+        Seconds of one environment step, and how many steps were stored in all.
+    """
+    transition = random_transition(agent.spaces, np.random.default_rng(0))
+    start = time.perf_counter()
+
+    def learn_once() -> int:
+        """Steps until an update learned, or until patience ends."""
+        steps = 0
+        while True:
+            agent.observe(transition)
+            steps += 1
+            learned = bool(agent.update())
+            if learned or time.perf_counter() > start + PATIENCE * seconds:
+                return steps
+
+    before = learn_once() + learn_once()  # to warm up, from wherever the agent stands
+    begin, timed, learnings = time.perf_counter(), 0, 0
+    while learnings < 3 or time.perf_counter() < begin + seconds:
+        timed += learn_once()
+        learnings += 1
+    return (time.perf_counter() - begin) / timed, before + timed
 
 
 def tensor_bytes(node: object) -> int:
@@ -101,7 +138,8 @@ def estimate(cell: Cell, device: str) -> Estimate:
     _feed(agent, probe)
     per_transition = (tensor_bytes(agent.state_dict()) - empty) / probe
     # The probe must learn, so the random steps are behind it before it is timed.
-    _feed(agent, max(0, warm + 1 - probe))
+    stored = max(probe, min(warm + LEAD, rules.steps), warm + 1)
+    _feed(agent, stored - probe)
     obs = np.zeros((1, 1, *task.obs_shape), np.float32)
     batch = np.zeros((1, rules.eval_episodes, *task.obs_shape), np.float32)
     action = np.zeros(task.action_dim)
@@ -114,15 +152,16 @@ def estimate(cell: Cell, device: str) -> Estimate:
     env_time = _time(step, 0.1)
     act = _time(lambda: agent.act(obs, True), 0.2)
     evaluate = _time(lambda: agent.act(batch, False), 0.3)
-    update = _time(agent.update, PROBE_SECONDS)
+    update, further = time_learning(agent, PROBE_SECONDS)
     env.close()
     agent_steps = rules.steps / task.action_repeat
     learning = max(0.0, (rules.steps - warm) / task.action_repeat)
     evaluations = np.ceil(rules.steps / rules.eval_every)
     per_evaluation = task.max_episode_steps * (evaluate + rules.eval_episodes * env_time)
     seconds = agent_steps * env_time + learning * (act + update) + evaluations * per_evaluation
-    networks = tensor_bytes(agent.state_dict()) - per_transition * max(probe, warm + 1)
     capacity = getattr(agent.config, "replay_capacity", 0)
+    kept = per_transition * min(stored + further, capacity)
+    networks = tensor_bytes(agent.state_dict()) - kept  # with its optimisers, which begin late
     disk = int(networks + per_transition * min(agent_steps, capacity))
     return Estimate(float(seconds), base + 2 * disk, disk)
 

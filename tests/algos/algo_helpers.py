@@ -35,6 +35,14 @@ SMALL: dict[str, Any] = {
     "diffusion_steps": 4,
     "train_samples": 6,
     "eval_samples": 3,
+    "particles": 3,
+    "agent_start": 0,
+    "update_every": 1,
+    "denoiser_updates": 1,
+    "denoiser_hidden": 16,
+    "denoiser_layers": 1,
+    "imagined_batch": 16,
+    "horizon": 3,
 }
 
 
@@ -137,15 +145,16 @@ def snapshot(agent: Any) -> Any:
 class LinearQuadratic:
     """x' = A x + B u + w, reward -(x'Qx + r u²), episodes cut after `HORIZON` steps.
 
-    A mass with friction that stays where it is unless it is pushed back. The optimum is
-    known: the Riccati equation of (sqrt(gamma) A, sqrt(gamma) B) is the discounted one.
+    A mass with friction that stays where it is unless it is pushed back; episodes are short,
+    so that no policy drives it far away. The optimum is known: the Riccati equation of
+    (sqrt(gamma) A, sqrt(gamma) B) is the discounted one.
     """
 
     A = np.array([[1.0, 0.3], [0.0, 0.5]])
     B = np.array([[0.0], [0.6]])
     Q = np.diag([1.0, 0.1])
     R = np.array([[0.3]])
-    NOISE, START, HORIZON, DISCOUNT = 0.05, 0.5, 50, 0.9
+    NOISE, START, HORIZON, DISCOUNT = 0.05, 0.5, 15, 0.9
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)

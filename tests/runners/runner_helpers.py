@@ -21,6 +21,7 @@ from runners.launchers.local import PRELOAD
 from runners.loop import Loop
 from runners.process import setup_process
 from runners.protocols import PROTOCOLS, Protocol
+from runners.rules import SMALL
 from runners.worker import work
 
 ROOT = Path(__file__).parents[2]
@@ -49,17 +50,6 @@ CHAOS = Protocol(
     reported=("last",),
     reduced=True,
 )
-SMALL = {
-    "sac": {"hidden": 16, "batch_size": 16},
-    "diffsr": {"hidden": 16, "batch_size": 16, "feature_dim": 16, "zeta_hidden": 16},
-    "qvpo": {
-        "hidden": 16,
-        "batch_size": 16,
-        "train_samples": 2,
-        "eval_samples": 1,
-        "diffusion_steps": 2,
-    },
-}
 
 
 class Still(Agent):
@@ -173,7 +163,9 @@ def snapshot(folder):
 
 
 def small_options(algo, prefix=""):
-    return [f"--set={prefix}{name}={value}" for name, value in SMALL[algo].items()]
+    """What makes `algo@quick` still smaller, as for the conformance rules; for any algorithm."""
+    names = algos.load(algo).Config.__dataclass_fields__.keys() - {"random_steps"}
+    return [f"--set={prefix}{name}={value}" for name, value in SMALL.items() if name in names]
 
 
 # Commands in forked processes -------------------------------------------------------

@@ -1,14 +1,19 @@
 """Structure of the benchmark; it asserts nothing about how fast anything is."""
 
 import importlib.util
+import itertools
 import json
 
 import pytest
+import tiny_agents as tiny
 import torch
 
 import algos
+from algos.agent import Spaces
+from algos.config import build_config
 from runners import bench
 from runners.cli import run_main
+from runners.estimate import time_learning
 from runners.loop import PHASES
 
 CPU = torch.device("cpu")
@@ -17,6 +22,7 @@ COST = bench.Cost(
     algo="sac",
     precision="bfloat16",
     u_ms=1.0,
+    period=2,
     update_ms=4.0,
     update_u=4.0,
     act_ms=0.1,
@@ -24,6 +30,8 @@ COST = bench.Cost(
     update_gflop=0.5,
     rate_fraction=0.25,
 )
+HOT = bench.HotLoop("sac", "dream", "bfloat16", 2.0, 3.0, 0.5, 0.25)
+SB3 = bench.AgainstSB3("sac", "gym/HalfCheetah-v5", 30.0, 20.0, 1.5, "2.9")
 LOOP = bench.LoopSpeed("sac", "mbbl/HalfCheetah", 10, 200.0, dict.fromkeys(PHASES, 1.25))
 
 
@@ -81,13 +89,126 @@ def test_work_of_sac_is_what_its_layers_say():
         + 2 * critic  # frozen critic: forward, and back to the action
     )  # fmt: skip
     agent = bench.ready_agent("sac", CPU, stored=4)
-    assert bench.product_gflop(agent) * 1e9 == pytest.approx(least, rel=0.02)
+    period, gflop = bench.learning_period(agent)
+    assert period == 1
+    assert gflop * 1e9 == pytest.approx(least, rel=0.02)
+
+
+class Rhythm(tiny.Tiny):
+    """Learns at every `every`-th step, by one product of 256 n operations; n cycles over `work`."""
+
+    every, work = 3, (1,)
+
+    def build(self):
+        super().build()
+        self.learnings = 0
+
+    def update(self):
+        if self.counters.steps % self.every:
+            return {}
+        torch.ones(16, 8) @ torch.ones(8, self.work[self.learnings % len(self.work)])
+        self.learnings += 1
+        return {"loss": torch.zeros(1)}
+
+
+def rhythm(every, work, monkeypatch):
+    monkeypatch.setattr(Rhythm, "every", every)
+    monkeypatch.setattr(Rhythm, "work", work)
+    monkeypatch.setattr(algos, "load", lambda name: Rhythm)
+
+
+@pytest.mark.parametrize(
+    ("every", "work", "period"),
+    [
+        (1, (1,), 1),
+        (1, (1, 3), 2),  # more at every second update
+        (3, (1,), 3),  # nothing in between
+        (7, (1, 1, 4), 21),
+        (1, (1, 1, 1, 2), 4),
+    ],
+)
+def test_work_is_counted_over_whole_periods(every, work, period, monkeypatch):
+    rhythm(every, work, monkeypatch)
+    found, gflop = bench.learning_period(bench.ready_agent("x", CPU, stored=5))
+    assert found == period
+    assert gflop * 1e9 == pytest.approx(256 * sum(work) / period)
+
+
+def test_work_without_a_period_is_averaged(monkeypatch):
+    rhythm(2, tuple(range(1, 200)), monkeypatch)
+    monkeypatch.setattr(bench, "MOST_LEARNINGS", 8)
+    found, gflop = bench.learning_period(bench.ready_agent("x", CPU, stored=0))
+    assert found == 2 * 8
+    assert gflop * 1e9 == pytest.approx(256 * sum(range(1, 9)) / 16)
+
+
+@pytest.mark.parametrize(
+    ("work", "period"), [([2, 2], 1), ([0, 0, 5, 0, 0, 5, 0], 3), ([1, 2, 1, 3], 0), ([1], 0)]
+)
+def test_shortest_period(work, period):
+    assert bench.shortest_period(work) == period
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that counts learnings of `Rhythm`: 100 ms each, anything else next to nothing."""
+    learned, calls, update = [], itertools.count(), Rhythm.update
+    monkeypatch.setattr(Rhythm, "update", lambda self: learned.append(m := update(self)) or m)
+    now = lambda: 0.1 * sum(map(bool, learned)) + 1e-9 * next(calls)  # noqa: E731
+    monkeypatch.setattr(bench.time, "perf_counter", now)
+
+
+def test_a_learning_is_shared_by_the_steps_that_it_is_for(monkeypatch, clock):
+    rhythm(50, (1,), monkeypatch)
+    cost = bench.measure("x", 3, CPU, RATE, stored=13)
+    assert cost.period == 50
+    assert cost.update_ms == pytest.approx(100.0 / 50, rel=1e-3)
+    assert cost.update_gflop * 1e9 == pytest.approx(256 / 50)
+    assert cost.rate_fraction == pytest.approx(cost.update_gflop / 2e-3 / 100.0, rel=1e-3)
+
+
+def test_an_estimate_shares_a_learning_among_its_steps_too(monkeypatch, clock):
+    rhythm(50, (1,), monkeypatch)
+    agent = bench.ready_agent("x", CPU, stored=13)
+    seconds, stored = time_learning(agent, 0.5)
+    assert seconds == pytest.approx(0.1 / 50, rel=1e-3)
+    assert stored == agent.counters.steps - 13
+    assert agent.learnings >= 2 + 5
+
+
+def test_an_estimate_of_an_agent_that_never_learns_ends(monkeypatch):
+    rhythm(10**9, (1,), monkeypatch)
+    agent = bench.ready_agent("x", CPU, stored=0)
+    seconds, stored = time_learning(agent, 0.01)
+    assert seconds > 0.0
+    assert stored == agent.counters.steps
+
+
+def test_ppo_learns_once_per_rollout():
+    ppo = algos.load("ppo")
+    config = build_config(ppo.Config, {"rollout_steps": 8, "batch_size": 4, "hidden": 4})
+    agent = ppo(Spaces((3,), 2), config, [0])
+    period, gflop = bench.learning_period(agent)
+    assert period == 8
+    assert gflop > 0.0
+
+
+def test_inner_loops(monkeypatch):
+    rhythm(1, (1,), monkeypatch)
+    assert bench.measure_hot_loops("x", 1, CPU, RATE, stored=2) == []
+    a = torch.ones(100, 100)
+    monkeypatch.setattr(Rhythm, "hot_loops", lambda self: {"one": lambda: a @ a})
+    (cost,) = bench.measure_hot_loops("x", 1, CPU, RATE, stored=2)
+    assert (cost.algo, cost.loop, cost.precision) == ("x", "one", "bfloat16")
+    assert cost.gflop == pytest.approx(2e-9 * 100**3)
+    assert cost.rate_fraction == pytest.approx(cost.gflop / (1e-3 * cost.ms) / 100.0)
 
 
 @pytest.mark.parametrize("algo", ["sac", "diffsr"])
 def test_measure(algo):
     cost = bench.measure(algo, 1, CPU, RATE, stored=8)
     assert cost.algo == algo
+    assert cost.period == 1
     assert cost.precision == algos.load(algo).Config().precision
     assert cost.update_ms > cost.act_ms > 0.0
     assert cost.update_u == pytest.approx(cost.update_ms / cost.u_ms)
@@ -104,6 +225,8 @@ def test_loop_steps_stay_in_bounds():
     assert bench.loop_steps(1e-3) == 1_000
     assert bench.loop_steps(100.0) == 60
     assert bench.loop_steps(1e6) == 20
+    assert bench.loop_steps(0.25, period=2048) == 2048
+    assert bench.loop_steps(100.0, period=7) == 63
 
 
 def test_loop_is_split_by_phase():
@@ -125,17 +248,12 @@ def test_a_run_that_fails_says_why(monkeypatch):
 @pytest.mark.skipif(
     importlib.util.find_spec("stable_baselines3") is None, reason="extra `bench` not installed"
 )
-def test_against_sb3():
-    result = bench.against_sb3(1, "cpu", task="mbbl/Pendulum", steps=4)
+@pytest.mark.parametrize("algo", bench.SB3_ALGOS)
+def test_against_sb3(algo):
+    result = bench.against_sb3(algo, 1, "cpu", task="mbbl/Pendulum", steps=4)
+    assert result.algo == algo
     assert result.ratio == pytest.approx(result.ours / result.theirs)
     assert f"ratio {result.ratio:.2f}" in bench.describe(result)
-
-
-def test_without_sb3_one_line_says_so(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    result = bench.against_sb3(1, "cpu")
-    assert result is None
-    assert "extra `bench`" in bench.describe(result)
 
 
 def test_columns_are_aligned():
@@ -146,20 +264,39 @@ def test_columns_are_aligned():
 def test_command_prints_and_writes(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(bench, "rates", lambda device: RATE)
     monkeypatch.setattr(bench, "measure", lambda *_: COST)
+    monkeypatch.setattr(bench, "measure_hot_loops", lambda *_: [HOT])
     monkeypatch.setattr(bench, "measure_loop", lambda *_: LOOP)
-    monkeypatch.setattr(bench, "against_sb3", lambda *_: None)
+    monkeypatch.setattr(bench, "against_sb3", lambda *_: SB3)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     file = tmp_path / "bench.json"
     assert bench.main(["--algos", "sac", "--repeats", "2", "--json", str(file)]) == 0
     out = capsys.readouterr().out
     assert "1 u = 1.000 ms" in out
-    assert ["sac", "bfloat16", "4.00", "4.0", "0.100", "0.10", "0.500", "25%"] in [
-        line.split() for line in out.splitlines()
-    ]
+    rows = [line.split() for line in out.splitlines()]
+    assert ["sac", "bfloat16", "2", "4.00", "4.0", "0.100", "0.10", "0.500", "25%"] in rows
+    assert ["sac", "dream", "bfloat16", "2.00", "3.0", "0.500", "25%"] in rows
+    assert out.count("ratio 1.50") == len(bench.SB3_ALGOS)
     result = json.loads(file.read_text())
-    assert list(result) == ["machine", "costs", "loops", "sb3"]
+    assert list(result) == ["machine", "costs", "hot_loops", "loops", "sb3"]
     assert result["costs"][0]["update_u"] == 4.0
     assert result["loops"][0]["phase_ms"]["eval"] == 1.25
+    assert result["hot_loops"][0]["loop"] == "dream"
+    assert [row["ratio"] for row in result["sb3"]] == [1.5, 1.5]
     assert result["machine"]["gflops"] == RATE
+
+
+def test_without_sb3_one_line_says_so(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(bench, "rates", lambda device: RATE)
+    monkeypatch.setattr(bench, "measure", lambda *_: COST)
+    monkeypatch.setattr(bench, "measure_hot_loops", lambda *_: [])
+    monkeypatch.setattr(bench, "measure_loop", lambda *_: LOOP)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    file = tmp_path / "bench.json"
+    assert bench.main(["--algos", "sac", "--json", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1].endswith("not installed (extra `bench`)")
+    assert "Inner loops" not in out
+    assert json.loads(file.read_text())["sb3"] == []
 
 
 @pytest.mark.parametrize(

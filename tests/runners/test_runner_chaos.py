@@ -17,26 +17,30 @@ from runner_helpers import (
     wait_until,
 )
 
+import algos
+import envs
+
 
 def cell_folder(algo, task, experiment, protocol=CHAOS):
     sets = [text.removeprefix("--set=") for text in small_options(algo, f"{algo}.")]
-    return cell_of(algo, task, protocol=protocol, sets=sets).path(experiment)
+    return cell_of(f"{algo}@quick", task, protocol=protocol, sets=sets).path(experiment)
 
 
 def train_arguments(algo, task, experiment, seconds=0.1):
-    arguments = [f"--algo={algo}", f"--task={task}", "--protocol=chaos"]
+    arguments = [f"--algo={algo}@quick", f"--task={task}", "--protocol=chaos"]
     arguments += [f"--experiment={experiment}", f"--checkpoint-seconds={seconds}"]
     return arguments + small_options(algo)
 
 
-def moments(name, count):
+def moments(algo, task, count):
     """Seeded kills: in training, in the middle of an evaluation, while saving."""
-    chance = random.Random(name)
+    chance = random.Random(f"{algo} {task}")
+    within = int(0.9 * envs.task(task).max_episode_steps)  # of the first evaluation
     places = ["train", "evaluation", "save"]
     chance.shuffle(places)
     for i in range(count):
         place = places[i % 3]
-        visits = {"train": 1, "evaluation": chance.randint(2, 900), "save": chance.randint(1, 4)}
+        visits = {"train": 1, "evaluation": chance.randint(2, within), "save": chance.randint(1, 4)}
         # Later and later, so that the run gets through all its phases.
         low, high = 50 * i // count, 50 * (i + 1) // count
         step = 0 if place == "evaluation" else chance.randint(low + 1, high)
@@ -48,12 +52,12 @@ def chaos(tmp_path, algo, task, count):
     assert whole.wait() == 0, whole.output
     expected = files_of(cell_folder(algo, task, tmp_path / "whole"))
     assert expected["evaluations.csv"].count(b"\n") == 5
-    assert expected["train.csv"].count(b"\n") == 5
+    assert expected["train.csv"].count(b"\n") >= 2  # it has learned
 
     # A checkpoint at every step, so that a kill planned for a save always happens.
     arguments = train_arguments(algo, task, tmp_path / "chaos", seconds=0)
     folder = cell_folder(algo, task, tmp_path / "chaos")
-    for plan in moments(f"{algo} {task}", count):
+    for plan in moments(algo, task, count):
         killed = Forked("train", arguments, tmp_path / "log", plan)
         assert killed.wait() == -signal.SIGKILL, (plan, killed.output)
         assert json.loads((folder / "run.json").read_text())["status"] == "running"
@@ -64,7 +68,11 @@ def chaos(tmp_path, algo, task, count):
     assert (record["status"], record["resumed"]) == ("done", count)
 
 
-FAST = [("sac", "mbbl/HalfCheetah"), ("diffsr", "mbbl/Ant"), ("qvpo", "mbbl/HalfCheetah")]
+# Some agents learn from whole episodes; those of Reacher have 50 steps.
+LONG = {"sac": "mbbl/HalfCheetah", "diffsr": "mbbl/Ant", "qvpo": "mbbl/HalfCheetah"}
+FAST = [(algo, LONG.get(algo, "mbbl/Reacher")) for algo in algos.list_algos()]
+SLOW = [(algo, task) for algo in LONG for task in ("mbbl/HalfCheetah", "mbbl/Ant")]
+SLOW += [(algo, "mbbl/Reacher") for algo in algos.list_algos() if algo not in LONG]
 
 
 @pytest.mark.parametrize(("algo", "task"), FAST)
@@ -73,12 +81,16 @@ def test_killed_runs_end_with_the_same_bytes(tmp_path, algo, task):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["mbbl/HalfCheetah", "mbbl/Ant"])
-@pytest.mark.parametrize("algo", ["sac", "diffsr", "qvpo"])
+@pytest.mark.parametrize(("algo", "task"), SLOW)
 def test_killed_commands_end_with_the_same_bytes(tmp_path, algo, task):
     """The real command line, killed from outside after random times, at least five times."""
     chance = random.Random(f"{algo} {task} outside")
-    arguments = [f"--algo={algo}", f"--task={task}", "--steps=1000", "--checkpoint-seconds=0.3"]
+    arguments = [
+        f"--algo={algo}@quick",
+        f"--task={task}",
+        "--steps=1000",
+        "--checkpoint-seconds=0.3",
+    ]
     arguments += [*small_options(algo), "--set=random_steps=50"]
 
     def command(name):
@@ -148,7 +160,13 @@ ALGO, TASK = "sac", "mbbl/Pendulum"
 
 
 def sweep_arguments(experiment):
-    arguments = [f"--algos={ALGO}", f"--tasks={TASK}", "--seeds=3", "--workers=2", "--no-report"]
+    arguments = [
+        f"--algos={ALGO}@quick",
+        f"--tasks={TASK}",
+        "--seeds=3",
+        "--workers=2",
+        "--no-report",
+    ]
     arguments += [f"--experiment={experiment}", "--checkpoint-seconds=0.1", "--steps=500"]
     return [*arguments, *small_options(ALGO, "sac."), "--set=sac.random_steps=50"]
 

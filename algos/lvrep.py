@@ -1,0 +1,393 @@
+"""LV-Rep: latent variable representation for fully observed tasks.
+
+Ren, Xiao, Zhang, Li, Wang, Sanghavi, Schuurmans, Dai 2022, "Latent Variable Representation
+for Reinforcement Learning" (arXiv 2212.08765). The transition is a latent variable model,
+
+    P(s'|s,a) = ∫ p(z|s,a) p(s'|z) dz
+
+so that every value is linear in the feature p(.|s,a): Q(s,a) = E_{z ~ p(.|s,a)}[ w(z) ].
+A variational autoencoder with encoder q(z|s,a,s') and prior p(z|s,a) learns the feature.
+With n state coordinates and d latent variables one batch gives the loss
+
+    L = |s' - D_s(z)|² / 2n + (r - D_r(z))² / 2 + w KL(q ‖ p) / d,      z ~ q
+
+which is w / d times the negative evidence bound of a decoder with variance w n / d for
+states and w / d for rewards: what varies less than that is not represented.
+
+The critic takes the expectation over M noise vectors e_m ~ N(0, I), drawn once per run and
+kept, and reads a slow copy of the prior that its gradient never reaches:
+
+    x_m = mean(s,a) + std(s,a) e_m,      h = mean_m elu(W1 x_m),      Q = w3ᵀ elu(W2 h)
+
+A soft actor-critic sits on top. Sizes, rates and all of the above but the model itself are
+those of the authors' code, haotiansun14/rl-rep `d4dd78a` (2024-10-02, HEAD); its first
+upload is haotiansun14/lvrep-rl `9353c92` (2023-02-07). Each reading is an option below:
+
+* In both uploads the second critic uses the last layer of the first and its own is never
+  trained. Default: each has its own. Presets `released` (HEAD) and `uploaded` (9353c92).
+* One action in a hundred is uniform in HEAD, none in 9353c92. Default: HEAD, like Diff-SR's.
+* The discrete latent of the paper, LV-Rep-D, is one unfinished file that no agent uses
+  (`networks/disvae.py`): 16 one-hot vectors of 16 classes, sampled straight-through, and the
+  probabilities as feature. Where the file ends, `latent=discrete` here follows the
+  continuous case: KL averaged over the 16 vectors, and the same critic, which reads the
+  probabilities as its only point x_1.
+* The abstract's exploration bonus is in neither code; none here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from algos.config import option
+from algos.networks import (
+    MLP,
+    GaussianActor,
+    StackedLinear,
+    Temperature,
+    compute_dtype,
+    orthogonal_init,
+)
+from algos.offpolicy import OffPolicyAgent, OffPolicyConfig
+from algos.optim import (
+    adam,
+    bellman_target,
+    clone_frozen,
+    critic_loss,
+    per_replica_mean,
+    polyak_,
+    step,
+)
+from algos.replay import Batch
+from algos.rng import ReplicaRng
+
+
+@dataclass(frozen=True, kw_only=True)
+class LVRepConfig(OffPolicyConfig):
+    """Options of LV-Rep; `code` in a sentence is haotiansun14/rl-rep."""
+
+    random_steps: int = option(25_000, "uniform random actions before learning (code)", low=0)
+    latent: str = option(
+        "continuous",
+        "latent variable: continuous (LV-Rep-C) or discrete (LV-Rep-D)",
+        choices=("continuous", "discrete"),
+    )
+    feature_dim: int = option(256, "coordinates of the continuous latent (code)", low=1)
+    categories: int = option(16, "one-hot vectors of the discrete latent (code)", low=1)
+    classes: int = option(16, "classes of each one-hot vector (code)", low=2)
+    feature_updates: int = option(4, "updates of the autoencoder per step (code)", low=1)
+    feature_hidden: int = option(256, "width of encoder, prior and decoder (code)", low=1)
+    feature_learning_rate: float = option(1e-4, "Adam of the autoencoder (code)", low=0.0)
+    feature_tau: float = option(
+        0.001, "rate of the target prior; 1 reads the prior itself (code)", low=0.0, high=1.0
+    )
+    kl_weight: float = option(1.0, "weight w of the KL term (code)", low=0.0)
+    noises: int = option(20, "noise vectors M of the critic, continuous latent (code)", low=1)
+    shared_head: bool = option(False, "one last layer for both critics (a fault of the code)")
+    hidden: int = option(256, "width of actor and critic layers (code)", low=1)
+    learning_rate: float = option(1e-4, "Adam of actor, critic, temperature (code)", low=0.0)
+    initial_temperature: float = option(0.1, "entropy weight at the start (code)", low=1e-8)
+    epsilon_greedy: float = option(
+        0.01, "chance of a uniform random action while exploring (code)", low=0.0, high=1.0
+    )
+    target_every: int = option(2, "steps between updates of the target critic (code)", low=1)
+
+
+class Latent(ABC):
+    """A family of distributions of z, from the raw outputs `[R, B, outputs]` of a network.
+
+    Attributes:
+        dim: size of z.
+        outputs: raw outputs that describe one distribution.
+        decoder_layers: hidden layers of the decoder (code).
+    """
+
+    dim: int
+    outputs: int
+    decoder_layers: int
+
+    @abstractmethod
+    def sample(self, raw: Tensor, rng: ReplicaRng) -> Tensor:
+        """Draw z `[R, B, dim]` that passes gradients on to `raw`."""
+
+    @abstractmethod
+    def kl(self, q: Tensor, p: Tensor) -> Tensor:
+        """KL(q ‖ p) `[R]` per latent variable, averaged over the batch; both are raw."""
+
+    @abstractmethod
+    def points(self, raw: Tensor, noise: Tensor) -> Tensor:
+        """Where the critic is evaluated, `[R, B, M, dim]`; `noise` is `[R, M, dim]`."""
+
+
+class GaussianLatent(Latent):
+    """Independent normal coordinates: mean and log std, this clamped to [-20, 2] (code)."""
+
+    LOG_STD_LOW, LOG_STD_HIGH = -20.0, 2.0
+    decoder_layers = 1
+
+    def __init__(self, dim: int) -> None:
+        self.dim, self.outputs = dim, 2 * dim
+
+    def split(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log std, `[R, B, dim]` each."""
+        mean, log_std = raw.chunk(2, dim=-1)
+        return mean, log_std.clamp(self.LOG_STD_LOW, self.LOG_STD_HIGH)
+
+    def sample(self, raw: Tensor, rng: ReplicaRng) -> Tensor:
+        """See `Latent.sample`."""
+        mean, log_std = self.split(raw)
+        return torch.addcmul(mean, log_std.exp(), rng.normal(*mean.shape[1:]))
+
+    def kl(self, q: Tensor, p: Tensor) -> Tensor:
+        """((std_q / std_p)² + ((mean_q - mean_p) / std_p)² - 1) / 2 - log(std_q / std_p)."""
+        (mean_q, log_q), (mean_p, log_p) = self.split(q), self.split(p)
+        log_ratio = log_q - log_p
+        gap = (mean_q - mean_p) * (-log_p).exp()
+        squares = log_ratio.exp().square() + gap.square()
+        return per_replica_mean(0.5 * squares - log_ratio) - 0.5
+
+    def points(self, raw: Tensor, noise: Tensor) -> Tensor:
+        """Mean + std e_m."""
+        mean, log_std = self.split(raw)
+        std = log_std.exp().unsqueeze(2)
+        return torch.addcmul(mean.unsqueeze(2), std, noise.unsqueeze(1).to(raw.dtype))
+
+
+class DiscreteLatent(Latent):
+    """Independent one-hot vectors: logits of `categories` x `classes`."""
+
+    decoder_layers = 2
+
+    def __init__(self, categories: int, classes: int) -> None:
+        self.shape = (categories, classes)
+        self.dim = self.outputs = categories * classes
+
+    def sample(self, raw: Tensor, rng: ReplicaRng) -> Tensor:
+        """A one-hot sample with the gradient of the probabilities (straight-through)."""
+        logits = raw.unflatten(-1, self.shape)
+        gumbel = -(-rng.uniform(*logits.shape[1:]).log()).log()
+        chosen = (logits.detach() + gumbel).argmax(-1)
+        one_hot = F.one_hot(chosen, self.shape[1]).to(raw.dtype)
+        probs = logits.softmax(-1)
+        return (one_hot + (probs - probs.detach())).flatten(-2)
+
+    def kl(self, q: Tensor, p: Tensor) -> Tensor:
+        """Sum over classes of q log(q / p), averaged over the one-hot vectors."""
+        log_q, log_p = (x.unflatten(-1, self.shape).log_softmax(-1) for x in (q, p))
+        return per_replica_mean((log_q.exp() * (log_q - log_p)).sum(-1))
+
+    def points(self, raw: Tensor, noise: Tensor) -> Tensor:
+        """The probabilities, one point for all of the distribution."""
+        return raw.unflatten(-1, self.shape).softmax(-1).flatten(-2).unsqueeze(2)
+
+
+class _MeanElu(torch.autograd.Function):
+    """Mean of elu(x) over the points of x `[R, B, M, H]`, `[R, B, H]` float32.
+
+    elu(x) = max(x, 0) + exp(min(x, 0)) - 1, whose exponential is also its slope: the only
+    thing to keep. With torch's own elu and mean an update costs a tenth more (measured).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        slope = x.clamp(max=0.0).exp_()
+        ctx.save_for_backward(slope)
+        return x.clamp(min=0.0).add_(slope).sum(2, dtype=torch.float32).div_(x.shape[2]).sub_(1.0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (slope,) = ctx.saved_tensors
+        return (grads[0] / slope.shape[2]).to(slope.dtype).unsqueeze(2) * slope
+
+
+def mean_elu(x: Tensor) -> Tensor:
+    """Mean of elu over axis 2 of `[R, B, M, H]`, with gradients."""
+    return cast(Tensor, _MeanElu.apply(x))
+
+
+class LatentCritic(nn.Module):
+    """Two values per replica, each E_z[w(z)] by the same fixed noise vectors.
+
+    Linear -> ELU -> mean over the points -> Linear -> ELU -> Linear. The first layers of
+    both critics are one matrix, since both read the same points, which are many.
+    """
+
+    noise: Tensor
+
+    def __init__(
+        self,
+        rng: ReplicaRng,
+        latent: Latent,
+        noises: int,
+        hidden: int,
+        dtype: torch.dtype,
+        shared_head: bool,
+    ) -> None:
+        super().__init__()
+        self.first = StackedLinear(rng, 1, latent.dim, 2 * hidden)
+        self.second = StackedLinear(rng, 2, hidden, hidden)
+        self.out = StackedLinear(rng, 1 if shared_head else 2, hidden, 1)
+        # A buffer: saved, and the same in the target critic.
+        self.register_buffer("noise", rng.normal(noises, latent.dim))
+        self.latent, self.dtype = latent, dtype
+
+    def forward(self, feature: Tensor, frozen: bool = False) -> Tensor:
+        """Values `[R, 2, B]` of raw features `[R, B, outputs]`."""
+        x = self.latent.points(feature, self.noise)
+        replicas, size, points, _ = x.shape
+        h = self.first(x.flatten(1, 2), self.dtype, frozen)
+        h = mean_elu(h.view(replicas, size, points, -1))
+        h = h.view(replicas, size, 2, -1).transpose(1, 2).flatten(0, 1)
+        h = F.elu(self.second(h, self.dtype, frozen))
+        # With a shared head the rows of both critics pass through one matrix.
+        h = h.reshape(self.out.weight.shape[0], -1, h.shape[-1])
+        return self.out(h, torch.float32, frozen).view(replicas, 2, size)
+
+
+class LVRep(OffPolicyAgent):
+    """LV-Rep on states: features of an autoencoder, averaged critic, soft actor-critic."""
+
+    title = "LV-Rep"
+    paper = "Ren et al. 2022, Latent Variable Representation for RL, arXiv 2212.08765"
+    Config = LVRepConfig
+    presets = {
+        "released": {"shared_head": True},
+        "uploaded": {"shared_head": True, "epsilon_greedy": 0.0},
+        "quick": {
+            "feature_updates": 1,
+            "feature_dim": 64,
+            "categories": 8,
+            "classes": 8,
+            "feature_hidden": 128,
+            "noises": 8,
+            "hidden": 128,
+            "batch_size": 128,
+        },
+    }
+
+    def build(self) -> None:
+        """See `OffPolicyAgent.build`."""
+        c, rng, obs_dim, action_dim = self.config, self.rng, self.obs_dim, self.spaces.action_dim
+        dtype = compute_dtype(c.precision)
+        discrete, width = c.latent == "discrete", c.feature_hidden
+        self.latent = (
+            DiscreteLatent(c.categories, c.classes) if discrete else GaussianLatent(c.feature_dim)
+        )
+
+        def net(*sizes: int) -> MLP:
+            return MLP(rng, 1, sizes, dtype=dtype, out_dtype=dtype)
+
+        self.encoder = net(2 * obs_dim + action_dim, width, width, self.latent.outputs)
+        self.prior = net(obs_dim + action_dim, width, width, self.latent.outputs)
+        self.decoder = net(self.latent.dim, *[width] * self.latent.decoder_layers, obs_dim + 1)
+        self.prior_target = clone_frozen(self.prior)
+        noises = 0 if discrete else c.noises
+        self.critic = LatentCritic(rng, self.latent, noises, c.hidden, dtype, c.shared_head)
+        self.target = clone_frozen(self.critic)
+        self.actor = GaussianActor(
+            rng, obs_dim, action_dim, [c.hidden, c.hidden], "elu", dtype, orthogonal_init
+        )
+        self.temperature = Temperature(self.replicas, c.initial_temperature, self.device)
+        self.target_entropy = -float(action_dim)
+        autoencoder = nn.ModuleList([self.encoder, self.prior, self.decoder])
+        self.feature_optimizer = adam(autoencoder.parameters(), c.feature_learning_rate)
+        self.critic_optimizer = adam(self.critic.parameters(), c.learning_rate)
+        # One optimiser for both: no weight of one loss is in the other.
+        self.actor_optimizer = adam(
+            [*self.actor.parameters(), *self.temperature.parameters()], c.learning_rate
+        )
+
+    def exploit(self, obs: Tensor, explore: bool, rng: ReplicaRng) -> Tensor:
+        """Mean action in evaluation; a sample, or now and then a uniform action, otherwise."""
+        if not explore:
+            return self.actor.mean_action(obs)
+        action = self.actor.sample(obs, rng)[0]
+        random = rng.uniform(*action.shape[1:], low=-1.0, high=1.0)
+        greedy = rng.uniform(action.shape[1], 1) >= self.config.epsilon_greedy
+        return torch.where(greedy, action, random)
+
+    def learn(self) -> dict[str, Tensor]:
+        """Feature updates on fresh batches, then the rest on the last of them."""
+        for batch in self.sample(self.config.feature_updates):
+            metrics = self.update_features(batch)
+            polyak_(self.prior_target, self.prior, self.config.feature_tau)
+        metrics |= self.update_critic(batch) | self.update_actor(batch.obs)
+        if self.counters.updates % self.config.target_every == 0:
+            polyak_(self.target, self.critic, self.config.tau)
+        return metrics
+
+    def feature_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Terms of L on one batch, `[R]` each, and their sum `feature_loss`."""
+        inputs = torch.cat([batch.obs, batch.action, batch.next_obs], dim=-1)
+        q = self.encoder(inputs).float()
+        p = self.prior(inputs[..., : -self.obs_dim]).float()
+        decoded = self.decoder(self.latent.sample(q, self.rng)).float()
+        next_obs, reward = decoded.split([self.obs_dim, 1], dim=-1)
+        state_loss = 0.5 * per_replica_mean((next_obs - batch.next_obs).square())
+        reward_loss = 0.5 * per_replica_mean((reward - batch.reward).square())
+        kl = self.latent.kl(q, p)
+        total = state_loss + reward_loss + self.config.kl_weight * kl
+        parts = {"state_loss": state_loss, "reward_loss": reward_loss, "kl": kl}
+        return {"feature_loss": total} | parts
+
+    def update_features(self, batch: Batch) -> dict[str, Tensor]:
+        """One Adam step of encoder, prior and decoder."""
+        losses = self.feature_losses(batch)
+        step(self.feature_optimizer, losses["feature_loss"].sum())
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def features(self, obs: Tensor, action: Tensor) -> Tensor:
+        """p(.|s, a) of the target prior, raw `[R, B, outputs]`; gradients reach inputs only."""
+        return self.prior_target(torch.cat([obs, action], dim=-1))
+
+    def update_critic(self, batch: Batch) -> dict[str, Tensor]:
+        """Soft Bellman regression of both values on fixed features.
+
+        The target prior serves both states.
+        """
+        with torch.no_grad():
+            action, log_prob = self.actor.sample(batch.next_obs, self.rng)
+            obs = torch.cat([batch.obs, batch.next_obs], dim=1)
+            both = self.features(obs, torch.cat([batch.action, action], dim=1))
+            feature, next_feature = both.chunk(2, dim=1)
+            soft = self.temperature.value()[:, None] * log_prob
+            value = self.target(next_feature).amin(1) - soft
+            y = bellman_target(batch, value, self.config.discount)
+        q = self.critic(feature)
+        loss = critic_loss(q, y)
+        step(self.critic_optimizer, loss.sum())
+        return {"critic_loss": loss.detach(), "q": per_replica_mean(q.detach())}
+
+    def update_actor(self, obs: Tensor) -> dict[str, Tensor]:
+        """Improve the policy through the target prior and the critic; adapt the temperature."""
+        action, log_prob = self.actor.sample(obs, self.rng)
+        q = self.critic(self.features(obs, action), frozen=True).amin(1)
+        alpha = self.temperature.value()
+        loss = (alpha[:, None] * log_prob - q).mean(-1)
+        step(
+            self.actor_optimizer,
+            loss.sum() + self.temperature.loss(log_prob, self.target_entropy),
+        )
+        entropy = -log_prob.detach().mean(-1)
+        return {"actor_loss": loss.detach(), "entropy": entropy, "temperature": alpha}
+
+    def components(self) -> dict[str, Any]:
+        """See `Agent.components`."""
+        return super().components() | {
+            "encoder": self.encoder,
+            "prior": self.prior,
+            "decoder": self.decoder,
+            "prior_target": self.prior_target,
+            "critic": self.critic,
+            "target": self.target,
+            "actor": self.actor,
+            "temperature": self.temperature,
+            "feature_optimizer": self.feature_optimizer,
+            "critic_optimizer": self.critic_optimizer,
+            "actor_optimizer": self.actor_optimizer,
+        }

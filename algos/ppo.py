@@ -1,0 +1,530 @@
+"""Proximal policy optimisation (PPO), and simple policy optimisation (SPO) as an option.
+
+Schulman et al. 2017, "Proximal Policy Optimization Algorithms" (arXiv 1707.06347), with
+generalised advantages of Schulman et al. 2015 (arXiv 1506.02438). Every `rollout_steps`
+steps, with V the critic, from the last step of the rollout backwards:
+
+    delta_t = r_t + gamma (1 - terminated_t) V(s_{t+1}) - V(s_t)
+    A_t     = delta_t + gamma lambda (1 - terminated_t) (1 - truncated_t) A_{t+1}
+    R_t     = A_t + V(s_t)
+
+and then `epochs` passes over the rollout in random minibatches, with A normalised in each:
+
+    rho     = pi(a|s) / pi_old(a|s)
+    clip    E[ min(rho A, clip(rho, 1 +- eps) A) ]                              (eq. 7)
+    spo     E[ rho A - |A| (rho - 1)² / (2 eps) ]
+    value   0.5 E[ max((V - R)², (V_old + clip(V - V_old, +-eps) - R)²) ]
+    loss    -policy + c_v value - c_e entropy                                   (eq. 9)
+
+s_{t+1} is the state that followed, never that of a new episode: a time limit bootstraps.
+
+Defaults are those of CleanRL's `ppo_continuous_action.py`, vwxyzjn/cleanrl fe8d8a03, one
+environment. It takes a time limit for the end of the task: preset `cleanrl`. Its wrappers
+that normalise observations and rewards are part of the agent here (`Normaliser`).
+
+Preset `released` is the PPO of the DIPO and QVPO papers, of which no code is public: the
+numbers of the README of BellmanTimeHut/DIPO c6d8d1b. Preset `spo` is Simple Policy
+Optimization (Xie et al. 2025, ICML), MyRepositories-hub/Simple-Policy-Optimization 48c13fd
+`mujoco/main.py`, where eight environments fill the rollout of 2048 steps that one fills here.
+
+The policy is a Gaussian over the whole line. The environment gets its sample clamped to
+[-1, 1]; ratios are of the sample itself, as CleanRL has it. `observe` is told the clamped
+action, so the last sample of `act` waits in the agent. It is never part of the state:
+checkpoints are taken before `act`, and an action that is not the clamped sample (data from
+elsewhere) is taken as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from algos.agent import Agent, Array, Spaces, Transition
+from algos.config import AgentConfig, OptionError, option
+from algos.networks import MLP, compute_dtype, orthogonal_init
+from algos.offpolicy import Counters
+from algos.optim import adam, per_replica_mean, step
+from algos.rng import ReplicaRng
+
+# Hidden layers of the policy in SPO's code; its critic has the usual two.
+DEEP = (256, 256, 128, 128, 64, 64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig(AgentConfig):
+    """Options of PPO; `code` in a sentence is CleanRL's `ppo_continuous_action.py`."""
+
+    batch_size: int = option(
+        64, "transitions in a minibatch, at most the rollout (code: 2048 / 32)", low=2
+    )
+    precision: str = option(
+        "float32",
+        "arithmetic of the hidden layers; rounding to bfloat16 moves ratios by some percent",
+        choices=("float32", "tf32", "bfloat16"),
+    )
+    rollout_steps: int = option(2048, "environment steps between two learnings (code)", low=2)
+    epochs: int = option(10, "passes over a rollout (code)", low=1)
+    objective: str = option(
+        "clip", "policy objective: clip (PPO) or spo (Xie et al. 2025)", choices=("clip", "spo")
+    )
+    clip: float = option(0.2, "eps of the objective and of the value clip (code)", low=1e-6)
+    value_clip: bool = option(True, "keep V within eps of its old value in the loss (code)")
+    value_weight: float = option(0.5, "weight c_v of the value loss (code)", low=0.0)
+    entropy_weight: float = option(0.0, "weight c_e of the entropy (code)", low=0.0)
+    gae_lambda: float = option(0.95, "lambda of the advantages (code)", low=0.0, high=1.0)
+    normalise_advantages: bool = option(True, "to mean 0, std 1 in each minibatch (code)")
+    hidden: int = option(64, "width of the two hidden layers (code)", low=1)
+    deep_policy: bool = option(
+        False, "six hidden layers of 256 down to 64 in the policy (SPO's code) instead of two"
+    )
+    learning_rate: float = option(3e-4, "Adam of policy and critic (code)", low=0.0)
+    adam_epsilon: float = option(1e-5, "epsilon of Adam (code)", low=0.0)
+    anneal_steps: int = option(
+        1_000_000,
+        "steps over which the learning rate falls linearly to 0 (code: the budget); 0 is off",
+        low=0,
+    )
+    max_grad_norm: float = option(
+        0.5, "gradient norm over policy and critic together; 0 does not clip (code)", low=0.0
+    )
+    normalise_observations: bool = option(
+        True, "by running mean and variance, then clipped to +-10 (code)"
+    )
+    normalise_rewards: bool = option(
+        True, "by the running std of the discounted return, then clipped to +-10 (code)"
+    )
+    time_limit_terminal: bool = option(
+        False, "treat a time limit as the end of the task (a fault of CleanRL's and SPO's code)"
+    )
+
+    def __post_init__(self) -> None:
+        """Minibatches are of one size, so that every transition weighs the same."""
+        if self.batch_size < self.rollout_steps and self.rollout_steps % self.batch_size:
+            raise OptionError(
+                f"option batch_size={self.batch_size}: rollout_steps={self.rollout_steps} is no "
+                f"multiple of it"
+            )
+
+
+class Minibatch(NamedTuple):
+    """Rows of a rollout with what the losses need, each `[R, B, ...]`.
+
+    Attributes:
+        obs: normalised, `[R, B, S]`.
+        action: the policy's own sample before clamping, `[R, B, A]`.
+        log_prob: log pi_old, `[R, B, 1]`.
+        value: V_old, `[R, B, 1]`.
+        advantage: A, `[R, B, 1]`.
+        target: R, the return that V regresses onto, `[R, B, 1]`.
+    """
+
+    obs: Tensor
+    action: Tensor
+    log_prob: Tensor
+    value: Tensor
+    advantage: Tensor
+    target: Tensor
+
+
+class PPO(Agent):
+    """Gaussian policy, clipped ratios, generalised advantages; learns once per rollout."""
+
+    title = "PPO"
+    paper = "Schulman et al. 2017, Proximal Policy Optimization Algorithms, arXiv 1707.06347"
+    Config = PPOConfig
+    on_policy = True
+    presets = {
+        "cleanrl": {"time_limit_terminal": True},
+        "released": {
+            "hidden": 256,
+            "batch_size": 256,
+            "learning_rate": 7e-4,
+            "entropy_weight": 0.01,
+        },
+        "spo": {
+            "objective": "spo",
+            "deep_policy": True,
+            "batch_size": 512,
+            "adam_epsilon": 1e-8,
+            "anneal_steps": 10_000_000,
+            "time_limit_terminal": True,
+        },
+        "quick": {"rollout_steps": 256, "anneal_steps": 0},
+    }
+
+    def __init__(
+        self,
+        spaces: Spaces,
+        config: Any,
+        seeds: Sequence[int],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(spaces, config, seeds, device)
+        self.obs_dim = math.prod(spaces.obs_shape)
+        c, obs_dim, action_dim = self.config, self.obs_dim, spaces.action_dim
+        dtype, two = compute_dtype(c.precision), [c.hidden] * 2
+        layers = DEEP if c.deep_policy else two
+        self.actor = GaussianPolicy(self.rng, [obs_dim, *layers, action_dim], dtype)
+        self.critic = MLP(self.rng, 1, [obs_dim, *two, 1], "tanh", dtype, orthogonal_init)
+        set_gains(self.critic, last=1.0)
+        # One optimiser, since the gradient norm is that of both networks together.
+        weights = [*self.actor.parameters(), *self.critic.parameters()]
+        self.optimizer = adam(weights, c.learning_rate, c.adam_epsilon)
+        self.normaliser = Normaliser(self.replicas, obs_dim, c)
+        self.rollout = Rollout(self.replicas, obs_dim, action_dim, c.rollout_steps)
+        self.counters = Counters()
+        self.sample: Array | None = None
+
+    def act(self, obs: Array, explore: bool) -> Array:
+        """See `Agent.act`; evaluation reads the running statistics and leaves them alone."""
+        return super().act(self.normaliser.obs(obs.reshape(*obs.shape[:2], -1)), explore)
+
+    def policy(self, obs: Tensor, explore: bool, rng: ReplicaRng) -> Tensor:
+        """A sample while exploring, the mean in evaluation."""
+        mean, log_std = self.actor(obs)
+        if not explore:
+            return mean
+        sample = mean + log_std.exp() * rng.normal(*mean.shape[1:])
+        self.sample = sample.to("cpu", copy=True).numpy()
+        return sample
+
+    def observe(self, transition: Transition) -> None:
+        """Store one normalised step with the sample that led to it."""
+        t, replicas = transition, self.replicas
+        ends = t.terminated | t.truncated
+        terminal = ends if self.config.time_limit_terminal else t.terminated
+        raw = t.obs.reshape(replicas, -1)
+        obs = self.normaliser.obs(raw)
+        # An observation enters the statistics after it was acted on: `act` leaves them alone.
+        self.normaliser.see(raw, t.reward, ends)
+        next_obs = self.normaliser.obs(t.next_obs.reshape(replicas, -1))
+        reward = self.normaliser.reward(t.reward)
+        self.rollout.add(obs, self._unclamped(t.action), next_obs, reward, ~terminal, ~ends)
+        self.counters.steps += 1
+
+    def _unclamped(self, action: Array) -> Array:
+        """The last sample if `action` is what became of it, else `action`; `[R, A]`."""
+        if self.sample is not None and self.sample.shape[1] == 1:
+            sample = self.sample[:, 0]
+            if np.array_equal(sample.clip(-1.0, 1.0), action):
+                return sample
+        return action
+
+    def update(self) -> dict[str, Tensor]:
+        """Nothing until the rollout is full, then all epochs; metrics are means over them."""
+        if not self.rollout.full:
+            return {}
+        self.counters.updates += 1
+        self.anneal()
+        rows = self.prepare(self.rollout.take(self.device))
+        metrics = [self.learn(batch) for batch in self.minibatches(rows)]
+        return {name: torch.stack([m[name] for m in metrics]).mean(0) for name in metrics[0]}
+
+    def minibatches(self, rows: Tensor) -> Iterator[Minibatch]:
+        """All rows `[R, T, W]` of `prepare` in a new random order in every epoch."""
+        widths = (self.obs_dim, self.spaces.action_dim, 1, 1, 1, 1)
+        for _ in range(self.config.epochs):
+            order = self.rng.uniform(rows.shape[1]).argsort(dim=-1, stable=True)
+            shuffled = rows.gather(1, order.unsqueeze(-1).expand_as(rows))
+            for part in shuffled.split(self.config.batch_size, dim=1):
+                yield Minibatch(*part.split(widths, dim=-1))
+
+    def anneal(self) -> None:
+        """Set the learning rate: the full one in the first rollout, 0 after `anneal_steps`."""
+        c = self.config
+        done = (self.counters.steps - c.rollout_steps) / c.anneal_steps if c.anneal_steps else 0.0
+        for group in self.optimizer.param_groups:
+            group["lr"] = c.learning_rate * max(0.0, 1.0 - done)
+
+    @torch.no_grad()
+    def prepare(self, rollout: Rows) -> Tensor:
+        """Add old log-probabilities, values, advantages and returns to a full rollout.
+
+        The policy has not changed since the first of its steps, so all its
+        log-probabilities and values come from one pass.
+
+        Returns:
+            Columns of `Minibatch` side by side, `[R, T, W]`.
+        """
+        c = self.config
+        log_prob = self.actor.log_prob(rollout.obs, rollout.action)
+        value, next_value = (self.critic(x)[..., 0] for x in (rollout.obs, rollout.next_obs))
+        delta = rollout.reward + c.discount * rollout.not_terminal * next_value - value
+        advantage = discounted_sum(delta, c.discount * c.gae_lambda * rollout.not_ended)
+        columns = torch.stack([log_prob, value, advantage, advantage + value], dim=-1)
+        return torch.cat([rollout.obs, rollout.action, columns], dim=-1)
+
+    def learn(self, batch: Minibatch) -> dict[str, Tensor]:
+        """One step on a minibatch (eq. 9); returns metrics `[R]`."""
+        c = self.config
+        log_ratio = self.actor.log_prob(batch.obs, batch.action) - batch.log_prob[..., 0]
+        ratio = log_ratio.exp()
+        advantage = batch.advantage[..., 0]
+        if c.normalise_advantages:
+            advantage = standardise(advantage)
+        gain = surrogate(c.objective, ratio, advantage, c.clip).mean(-1)
+        value = self.critic(batch.obs)
+        error = value_error(value, batch.value, batch.target, c.clip if c.value_clip else math.inf)
+        value_loss = 0.5 * per_replica_mean(error)
+        entropy = self.actor.entropy()
+        loss = -gain + c.value_weight * value_loss - c.entropy_weight * entropy
+        step(self.optimizer, loss.sum(), self.replicas, c.max_grad_norm)
+        with torch.no_grad():
+            return {
+                "policy_loss": -gain.detach(),
+                "value_loss": value_loss.detach(),
+                "value": per_replica_mean(value),
+                "entropy": entropy.detach(),
+                # The estimator of KL(old, new) that is never negative.
+                "kl": (ratio - 1.0 - log_ratio).mean(-1),
+                "clip_fraction": ((ratio - 1.0).abs() > c.clip).float().mean(-1),
+            }
+
+    def components(self) -> dict[str, Any]:
+        """See `Agent.components`."""
+        return {
+            "actor": self.actor,
+            "critic": self.critic,
+            "optimizer": self.optimizer,
+            "normaliser": self.normaliser,
+            "rollout": self.rollout,
+            "counters": self.counters,
+        }
+
+
+# ---------------------------------------------------------------- losses
+
+
+def discounted_sum(delta: Tensor, carry: Tensor) -> Tensor:
+    """A_t = delta_t + carry_t A_{t+1} with A_T = 0, from `[R, T]` each."""
+    total, sums = torch.zeros_like(delta[:, 0]), []
+    pairs = zip(delta.unbind(1), carry.unbind(1), strict=True)
+    for now, share in reversed(list(pairs)):
+        total = torch.addcmul(now, share, total)
+        sums.append(total)
+    return torch.stack(sums[::-1], dim=1)
+
+
+def standardise(x: Tensor) -> Tensor:
+    """`x` `[R, B]` with mean 0 and sample standard deviation 1 in every replica."""
+    return (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-8)
+
+
+def surrogate(objective: str, ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """What the policy maximises, element by element.
+
+    Args:
+        objective: `clip` is PPO's eq. 7; `spo` has its optimum at ratio 1 + clip sign(A)
+            and a gradient everywhere else, back towards it too.
+        ratio: rho.
+        advantage: A, like `ratio`.
+        clip: eps.
+    """
+    if objective == "spo":
+        return ratio * advantage - advantage.abs() * (ratio - 1.0).square() / (2.0 * clip)
+    return torch.minimum(ratio * advantage, ratio.clamp(1.0 - clip, 1.0 + clip) * advantage)
+
+
+def value_error(value: Tensor, old: Tensor, target: Tensor, clip: float) -> Tensor:
+    """Squared error to `target`, the larger of V and of V kept within `clip` of `old`."""
+    near = old + (value - old).clamp(-clip, clip)
+    return torch.maximum((value - target).square(), (near - target).square())
+
+
+# ---------------------------------------------------------------- policy
+
+
+def set_gains(net: MLP, last: float) -> None:
+    """Scale orthogonal layers: sqrt(2) before a tanh, `last` at the output (CleanRL)."""
+    gains = [math.sqrt(2.0)] * (len(net.layers) - 1) + [last]
+    with torch.no_grad():
+        for index, gain in enumerate(gains):
+            net.layers[index].weight.mul_(gain)
+
+
+class GaussianPolicy(nn.Module):
+    """Gaussian whose mean is a tanh network and whose log std does not depend on the state.
+
+    Args:
+        rng: where initial weights come from.
+        sizes: observation, hidden layers, action.
+        dtype: arithmetic of the hidden layers.
+    """
+
+    def __init__(self, rng: ReplicaRng, sizes: Sequence[int], dtype: torch.dtype) -> None:
+        super().__init__()
+        self.net = MLP(rng, 1, sizes, "tanh", dtype, orthogonal_init)
+        # Mean actions start near 0, so that the first samples spread evenly over the box.
+        set_gains(self.net, last=0.01)
+        replicas = len(rng.generators)
+        self.log_std = nn.Parameter(torch.zeros(replicas, 1, sizes[-1], device=rng.device))
+
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean `[R, B, A]` and log std `[R, 1, A]`."""
+        return self.net(obs), self.log_std
+
+    def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Log pi(a|s) `[R, B]` of unclamped actions `[R, B, A]`."""
+        z = (action - self.net(obs)) * (-self.log_std).exp()
+        return (-0.5 * z.square() - self.log_std - 0.5 * math.log(2.0 * math.pi)).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """Differential entropy `[R]`, the same in every state."""
+        return (self.log_std + 0.5 * math.log(2.0 * math.pi * math.e)).sum((1, 2))
+
+
+# ---------------------------------------------------------------- memory
+
+
+class Rows(NamedTuple):
+    """A full rollout in order of time; `[R, T, S]`, `[R, T, A]` and `[R, T]`.
+
+    Attributes:
+        obs: normalised, as it was acted on.
+        action: before clamping.
+        next_obs: normalised, what followed in the same episode.
+        reward: normalised.
+        not_terminal: 0 where nothing follows, else 1.
+        not_ended: 0 where the episode ended, for whatever reason, else 1.
+    """
+
+    obs: Tensor
+    action: Tensor
+    next_obs: Tensor
+    reward: Tensor
+    not_terminal: Tensor
+    not_ended: Tensor
+
+
+class Rollout:
+    """The steps since the last learning, on the host until they are taken.
+
+    Args:
+        replicas: R.
+        obs_dim: S.
+        action_dim: A.
+        length: T, steps of a full rollout.
+    """
+
+    def __init__(self, replicas: int, obs_dim: int, action_dim: int, length: int) -> None:
+        self.widths = (obs_dim, action_dim, obs_dim, 1, 1, 1)
+        self.rows = np.zeros((replicas, length, sum(self.widths)), np.float32)
+        self.filled = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether there is a whole rollout to learn from."""
+        return self.filled == self.rows.shape[1]
+
+    def add(self, *columns: Array) -> None:
+        """Store one step of every replica, columns in the order of `Rows`.
+
+        A full rollout that nobody took is dropped: its policy is not the present one.
+        """
+        if self.full:
+            self.filled = 0
+        replicas = self.rows.shape[0]
+        self.rows[:, self.filled] = np.concatenate(
+            [column.reshape(replicas, -1) for column in columns], axis=1
+        )
+        self.filled += 1
+
+    def take(self, device: torch.device) -> Rows:
+        """The whole rollout on `device`; the next `add` begins another."""
+        self.filled = 0
+        rows = torch.tensor(self.rows, device=device)
+        obs, action, next_obs, *flat = rows.split(self.widths, dim=-1)
+        return Rows(obs, action, next_obs, *(column[..., 0] for column in flat))
+
+    def state_dict(self) -> dict[str, Any]:
+        """All rows, so that its size is known from the start, and how many are filled."""
+        return {"rows": torch.from_numpy(self.rows), "filled": self.filled}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore exactly."""
+        self.rows[...] = state["rows"].numpy()
+        self.filled = int(state["filled"])
+
+
+class Moments:
+    """Running mean and variance of every replica's own samples, float64.
+
+    They start as in Gymnasium, at mean 0 and variance 1 with the weight of 1e-4 samples.
+    """
+
+    def __init__(self, replicas: int, size: int) -> None:
+        self.mean = np.zeros((replicas, size))
+        self.var = np.ones((replicas, size))
+        self.count = 1e-4
+
+    def see(self, x: Array) -> None:
+        """Take in one sample per replica, `[R, size]`."""
+        total = self.count + 1.0
+        gap = x - self.mean
+        self.mean = self.mean + gap / total
+        self.var = (self.var + gap**2 / total) * (self.count / total)
+        self.count = total
+
+    def std(self) -> Array:
+        """Standard deviation `[R, size]`, never 0."""
+        return np.sqrt(self.var + 1e-8)
+
+
+class Normaliser:
+    """Gymnasium's NormalizeObservation and NormalizeReward, inside the agent.
+
+    Args:
+        replicas: R.
+        obs_dim: S.
+        config: its `normalise_observations`, `normalise_rewards` and `discount`.
+    """
+
+    LIMIT = 10.0
+
+    def __init__(self, replicas: int, obs_dim: int, config: PPOConfig) -> None:
+        self.config = config
+        self.observations = Moments(replicas, obs_dim)
+        self.returns = Moments(replicas, 1)
+        self.running = np.zeros((replicas, 1))  # discounted return of the present episode
+
+    def see(self, obs: Array, reward: Array, ends: Array) -> None:
+        """Take in one step: `obs` `[R, S]`, `reward` and `ends` `[R]`."""
+        self.observations.see(obs)
+        self.running = self.config.discount * self.running + reward[:, None]
+        self.returns.see(self.running)
+        self.running = self.running * ~ends[:, None]
+
+    def obs(self, obs: Array) -> Array:
+        """Normalised observations, float32, of `[R, S]` or `[R, N, S]`."""
+        if not self.config.normalise_observations:
+            return obs
+        shape = (obs.shape[0], *[1] * (obs.ndim - 2), obs.shape[-1])
+        mean, std = (x.reshape(shape) for x in (self.observations.mean, self.observations.std()))
+        return ((obs - mean) / std).clip(-self.LIMIT, self.LIMIT).astype(np.float32)
+
+    def reward(self, reward: Array) -> Array:
+        """Rewards `[R]` in units of the return's standard deviation; their mean stays."""
+        if not self.config.normalise_rewards:
+            return reward
+        return (reward / self.returns.std()[:, 0]).clip(-self.LIMIT, self.LIMIT)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both moments and the running return."""
+        parts = {"observations": self.observations, "returns": self.returns}
+        moments = {
+            name: {"mean": part.mean, "var": part.var, "count": part.count}
+            for name, part in parts.items()
+        }
+        return moments | {"running": self.running}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore exactly."""
+        for name in ("observations", "returns"):
+            vars(getattr(self, name)).update(state[name])
+        self.running = state["running"]
