@@ -8,12 +8,14 @@ wadx2019/qvpo 40a1974.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algos.diffusion import Diffusion
-from algos.networks import MLP, SampleMLP, TwinCritic, scaled_normal_init
+from algos.networks import MLP, SampleMLP, TwinCritic, mish_, scaled_normal_init
 from algos.rng import ReplicaRng
 
 
@@ -21,6 +23,9 @@ class Denoiser(nn.Module):
     """eps(x_t, t, s): sinusoidal time embedding, then three hidden layers of mish."""
 
     TIME_DIM = 32
+    # States up to which a pass costs calls rather than arithmetic: there float32 beats
+    # bfloat16 on a CPU, five times at one state (measured).
+    FEW = 12
     sinusoid: Tensor
     time: MLP
 
@@ -54,6 +59,21 @@ class Denoiser(nn.Module):
         embedding = table.gather(1, t.unsqueeze(-1).expand(-1, -1, self.TIME_DIM))
         return self.net(x, torch.cat([embedding, obs], dim=-1)).float()
 
+    def squared_error(
+        self, diffusion: Diffusion, x0: Tensor, obs: Tensor, rng: ReplicaRng
+    ) -> Tensor:
+        """(eps(x_t, t, s) - z)² with t and z drawn anew for every row, like `x0`.
+
+        Args:
+            diffusion: the schedule.
+            x0: clean actions `[R, B, A]`.
+            obs: their states `[R, B, S]`.
+            rng: source of t and z.
+        """
+        t = rng.integers(diffusion.steps, x0.shape[1])
+        noise = rng.normal(*x0.shape[1:])
+        return (self(diffusion.corrupt(x0, t, noise), t, obs) - noise).square()
+
     @torch.no_grad()
     def sample(
         self,
@@ -77,19 +97,45 @@ class Denoiser(nn.Module):
         Returns:
             `[R, B, K, A]` in [-1, 1].
         """
-        replicas, size, _ = obs.shape
-        shape = (size, count, self.net.sample_dim)
-        state = self.net.condition(
-            torch.cat([obs.new_zeros(*obs.shape[:2], self.TIME_DIM), obs], -1)
-        )
-        weight = self.net.layers[0].weight[:, self.net.sample_dim :][:, : self.TIME_DIM]
-        time = torch.bmm(self.embeddings(replicas), weight).to(state.dtype)
+        shape = (obs.shape[1], count, self.net.sample_dim)
+        predict = self._predict_one(obs) if count == 1 else self._predict_many(obs)
         x = rng.normal(*shape).mul_(start_std)
         for t in reversed(range(diffusion.steps)):
-            epsilon = self.net.many(x, state + time[:, t : t + 1]).float()
             noise = rng.normal(*shape) if noisy and t > 0 else None
-            x = diffusion.reverse_step(x, epsilon, t, noise)
+            x = diffusion.reverse_step(x, predict(x, t), t, noise)
         return x.clamp_(-1.0, 1.0)
+
+    def _predict_many(self, obs: Tensor) -> Callable[[Tensor, int], Tensor]:
+        """A function of `x` `[R, B, K, A]` and t that gives the noise predicted for `obs`."""
+        state, times = self._shares(obs, self.net.dtype)
+        return lambda x, t: self.net.many(x, state + times[t]).float()
+
+    def _predict_one(self, obs: Tensor) -> Callable[[Tensor, int], Tensor]:
+        """The same for `x` `[R, B, 1, A]`: no pieces, and weights cast once for all steps."""
+        few = obs.shape[1] <= self.FEW
+        dtype = torch.float32 if few else self.net.dtype
+        state, times = self._shares(obs, dtype)
+        first, *rest = [(la.weight.to(dtype), la.bias.to(dtype)) for la in self.net.layers[:]]
+        action_weight = first[0][:, : self.net.sample_dim]
+
+        def predict(x: Tensor, t: int) -> Tensor:
+            h = torch.baddbmm(state + times[t], x.squeeze(2).to(dtype), action_weight)
+            for weight, bias in rest:
+                # Torch's kernel is slow but one call; `mish_` is quick but five.
+                h = F.mish(h, inplace=True) if few else mish_(h.float()).to(dtype)
+                h = torch.baddbmm(bias, h, weight)
+            return h.float().unsqueeze(2)
+
+        return predict
+
+    def _shares(self, obs: Tensor, dtype: torch.dtype) -> tuple[Tensor, Sequence[Tensor]]:
+        """First-layer shares of `obs`, `[R, B, hidden]`, and of each step, `[R, 1, hidden]`."""
+        no_time = obs.new_zeros(*obs.shape[:2], self.TIME_DIM)
+        state = self.net.condition(torch.cat([no_time, obs], dim=-1), dtype)
+        start = self.net.sample_dim
+        weight = self.net.layers[0].weight[:, start : start + self.TIME_DIM]
+        times = torch.bmm(self.embeddings(obs.shape[0]), weight).to(dtype)
+        return state, times.split(1, dim=1)
 
 
 def best_action(actions: Tensor, q: Tensor) -> Tensor:

@@ -245,12 +245,15 @@ class SampleMLP(MLP):
         return super().forward(torch.cat([x, condition], dim=-1), frozen)
 
     @torch.no_grad()
-    def condition(self, condition: Tensor) -> Tensor:
-        """First-layer share of `[R, B, condition]`, `[R * copies, B, hidden]`."""
-        first = self.layers[0]
-        x = self._copies(condition).to(self.dtype)
-        weight = first.weight[:, self.sample_dim :].to(self.dtype)
-        return torch.baddbmm(first.bias.to(self.dtype), x, weight)
+    def condition(self, condition: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """First-layer share of `[R, B, condition]`, `[R * copies, B, hidden]`.
+
+        Computed in `dtype`, by default that of the hidden layers.
+        """
+        first, dtype = self.layers[0], dtype or self.dtype
+        x = self._copies(condition).to(dtype)
+        weight = first.weight[:, self.sample_dim :].to(dtype)
+        return torch.baddbmm(first.bias.to(dtype), x, weight)
 
     @torch.no_grad()
     def many(self, x: Tensor, conditioned: Tensor) -> Tensor:

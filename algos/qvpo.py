@@ -219,11 +219,8 @@ class QVPO(OffPolicyAgent):
 
     def denoising_loss(self, x0: Tensor, obs: Tensor, weight: Tensor) -> Tensor:
         """Mean over rows and coordinates of weight (eps(x_t, t, s) - z)², `[R]`."""
-        rows = x0.shape[1]
-        t = self.rng.integers(self.diffusion.steps, rows)
-        noise = self.rng.normal(rows, x0.shape[-1])
-        epsilon = self.actor(self.diffusion.corrupt(x0, t, noise), t, obs)
-        return (weight.unsqueeze(-1) * (epsilon - noise).square()).flatten(1).mean(-1)
+        error = self.actor.squared_error(self.diffusion, x0, obs, self.rng)
+        return per_replica_mean(weight.unsqueeze(-1) * error)
 
     def components(self) -> dict[str, Any]:
         """See `Agent.components`."""
