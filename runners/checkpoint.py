@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ def _sync(path: Path) -> None:
 
 def write_atomic(path: Path, text: str) -> None:
     """Write a small text file so that it is never seen half-written."""
-    partial = path.with_name(f".{path.name}.partial")
+    # Two sweeps may begin the same experiment at once, also on two machines.
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     partial.write_text(text)
     _sync(partial)
     partial.replace(path)

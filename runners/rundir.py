@@ -86,10 +86,12 @@ def open_experiment(path: Path, protocol: Protocol) -> None:
     """
     file = path / "experiment.json"
     wanted = {"format": FORMAT, "name": path.name, "protocol": protocol.manifest()}
+    # In this order: another sweep may be making it at this moment.
+    foreign = path.exists() and (not path.is_dir() or any(path.glob("[!.]*")))
     if file.exists():
         _check_experiment(file, wanted)
         return
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if foreign:
         raise UserError(f"--experiment {path}: exists and is no experiment (no experiment.json)")
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -195,6 +197,8 @@ class RunDirectory:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return False
+        for left in self.path.glob(".*.partial"):  # of a process that was killed
+            left.unlink(missing_ok=True)
         return True
 
     def append(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -1,6 +1,7 @@
 """From arguments to cells: labels, who wins, identities, seeds, protocols."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from runner_helpers import TINY, Still, cell_of, load_fake
@@ -228,3 +229,11 @@ def test_seeds_depend_on_every_axis_and_never_change():
     assert len(seeds) == 1000
     assert all(0 <= seed < 2**32 for seed in seeds)
     assert derive_seed("a", "b") != derive_seed("b", "a")
+
+
+def test_many_may_open_a_new_experiment_at_once(tmp_path):
+    """Each writes experiment.json under a name of its own, then renames it."""
+    for k in range(20):
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda _, k=k: open_experiment(tmp_path / f"e{k}", TINY), range(16)))
+        assert [file.name for file in (tmp_path / f"e{k}").iterdir()] == ["experiment.json"]
