@@ -151,7 +151,8 @@ def best_of(
     obs: Tensor,
     count: int,
     rng: ReplicaRng,
+    start_std: float = 1.0,
 ) -> Tensor:
     """Best of `count` samples by the smaller of both values, `[R, B, A]`; `obs` `[R, B, S]`."""
-    actions = actor.sample(diffusion, obs, count, rng)
+    actions = actor.sample(diffusion, obs, count, rng, start_std=start_std)
     return actions[:, :, 0] if count == 1 else best_action(actions, critic.minimum(obs, actions))

@@ -43,7 +43,7 @@ import torch
 from torch import Tensor, nn
 
 from algos.config import option
-from algos.denoiser import Denoiser, best_action
+from algos.denoiser import Denoiser, best_of
 from algos.diffusion import Diffusion, linear_betas
 from algos.networks import Temperature, TwinCritic, compute_dtype, scaled_normal_init
 from algos.offpolicy import OffPolicyAgent, OffPolicyConfig
@@ -157,8 +157,9 @@ class DPMD(OffPolicyAgent):
     def choose(self, actor: Denoiser, obs: Tensor, rng: ReplicaRng) -> Tensor:
         """The best of `particles` samples by the smaller online value, `[R, B, A]`."""
         c = self.config
-        actions = actor.sample(self.diffusion, obs, c.particles, rng, start_std=c.start_std)
-        return best_action(actions, self.critic.minimum(obs, actions))
+        return best_of(
+            actor, self.critic, self.diffusion, obs, c.particles, rng, start_std=c.start_std
+        )
 
     def perturb(self, action: Tensor, rng: ReplicaRng) -> Tensor:
         """`action` plus Gaussian noise of std `noise_scale` alpha, not clipped."""

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from runner_helpers import TINY
 
 import algos
-from runners import check, sweep, train
+from algos.networks import PRECISIONS
+from runners import bench, check, sweep, train
 from runners.cli import UserError
 from runners.grid import make_cells, parse_entry
 from runners.protocols import QUICK
@@ -58,6 +60,13 @@ def test_train_and_check_take_it_too(mine, tmp_path, capfd):
     assert (tmp_path / "one/mbbl/Pendulum/mine@hidden=16/seed-0/run.json").exists()
     assert check.main(["--algo", str(mine)]) == 0
     assert "0 broken" in capfd.readouterr().out
+
+
+def test_bench_takes_it_too(mine):
+    rate = dict.fromkeys(PRECISIONS, 100.0)
+    cost = bench.measure(str(mine), 1, torch.device("cpu"), rate, stored=300)
+    assert cost.update_ms > 0.0
+    assert bench.measure_loop(str(mine), 20, "cpu", "mbbl/Pendulum", 1).steps_per_second > 0.0
 
 
 @pytest.mark.parametrize(
