@@ -48,6 +48,7 @@ from algos.networks import (
     StackedLinear,
     Temperature,
     compute_dtype,
+    epsilon_greedy,
     orthogonal_init,
     repeat_replicas,
 )
@@ -195,10 +196,7 @@ class DiffSR(OffPolicyAgent):
         """Mean action in evaluation; a sample, or now and then a uniform action, otherwise."""
         if not explore:
             return self.actor.mean_action(obs)
-        action = self.actor.sample(obs, rng)[0]
-        random = rng.uniform(*action.shape[1:], low=-1.0, high=1.0)
-        greedy = rng.uniform(action.shape[1], 1) >= self.config.epsilon_greedy
-        return torch.where(greedy, action, random)
+        return epsilon_greedy(self.actor.sample(obs, rng)[0], self.config.epsilon_greedy, rng)
 
     def learn(self) -> dict[str, Tensor]:
         """Feature updates on fresh batches, then the rest on the last of them (Alg. 2)."""

@@ -363,6 +363,13 @@ class GaussianActor(nn.Module):
         return torch.tanh(self(obs)[0])
 
 
+def epsilon_greedy(action: Tensor, chance: float, rng: ReplicaRng) -> Tensor:
+    """Each action of `[R, B, A]`, or with this chance a uniform one in its place."""
+    random = rng.uniform(*action.shape[1:], low=-1.0, high=1.0)
+    greedy = rng.uniform(action.shape[1], 1) >= chance
+    return torch.where(greedy, action, random)
+
+
 class Temperature(nn.Module):
     """Entropy weight alpha, one per replica, fixed or learned as exp(log_alpha)."""
 
