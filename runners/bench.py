@@ -195,8 +195,8 @@ def ready_agent(algo: str, device: torch.device, stored: int = STORED) -> Agent:
     warm = {"random_steps": 0} if hasattr(kind.Config, "random_steps") else {}
     agent = kind(Spaces((OBS_DIM,), ACTION_DIM), build_config(kind.Config, warm), [0], device)
     rng = np.random.default_rng(0)
-    for _ in range(stored):
-        agent.observe(random_transition(agent.spaces, rng))
+    for k in range(1, stored + 1):  # with ends: some agents learn from whole episodes only
+        agent.observe(random_transition(agent.spaces, rng, terminated=k % 100 == 0))
     return agent
 
 
