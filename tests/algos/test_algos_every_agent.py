@@ -225,7 +225,7 @@ def values(agent, obs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
     """Values of actions, from raw inputs or from features, or of states."""
     if agent.on_policy:
         return agent.critic(obs)
-    if hasattr(agent, "psi"):
+    if hasattr(agent, "features"):
         return agent.critic(agent.features(obs, action))
     return agent.critic(obs, action)
 

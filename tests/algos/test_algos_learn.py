@@ -62,6 +62,22 @@ SETTINGS: dict[str, tuple[int, dict[str, Any]]] = {
             "tau": 0.05,
         },
     ),
+    "lvrep": (
+        3500,
+        {
+            "random_steps": 1000,
+            "feature_updates": 1,
+            "feature_dim": 32,
+            "feature_hidden": 64,
+            "feature_learning_rate": 1e-3,
+            "feature_tau": 0.02,
+            # States end up within 0.2 of the origin: a larger weight would blur them.
+            "kl_weight": 0.1,
+            "noises": 4,
+            "tau": 0.05,
+            "initial_temperature": 0.03,
+        },
+    ),
     "polygrad": (
         1250,
         {
@@ -116,22 +132,6 @@ SETTINGS: dict[str, tuple[int, dict[str, Any]]] = {
         },
     ),
     "sac": (2500, {"initial_temperature": 0.1}),
-    "lvrep": (
-        3500,
-        {
-            "random_steps": 1000,
-            "feature_updates": 1,
-            "feature_dim": 32,
-            "feature_hidden": 64,
-            "feature_learning_rate": 1e-3,
-            "feature_tau": 0.02,
-            # States end up within 0.2 of the origin: a larger weight would blur them.
-            "kl_weight": 0.1,
-            "noises": 4,
-            "tau": 0.05,
-            "initial_temperature": 0.03,
-        },
-    ),
     "td3": (
         2500,
         {
