@@ -13,14 +13,14 @@ neighbour's load on the machine hits both.
 
 from __future__ import annotations
 
-import csv
 import importlib.metadata
 import importlib.util
 import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -42,10 +42,10 @@ from runners.checkpoint import write_atomic
 from runners.cli import EXIT_OK, Parser, UserError, check_device, positive, run_main
 from runners.estimate import random_transition
 from runners.grid import make_cells, split
-from runners.loop import PHASES, Loop, run_cell
+from runners.loop import PHASES, Loop
 from runners.process import setup_process
 from runners.protocols import DIFFSR
-from runners.rundir import Cell, RunDirectory
+from runners.rundir import RunDirectory
 
 OBS_DIM, ACTION_DIM, BATCH = 17, 6, 256
 STORED = 5_000  # transitions in memory before updates are timed
@@ -286,16 +286,27 @@ def measure_hot_loops(
 # ---------------------------------------------------------------- the whole loop
 
 
-def _cell(algo: str, task: str, steps: int, random_steps: int, episodes: int) -> Cell:
-    """A cell that is evaluated after its random steps and at its end."""
-    often: dict[str, Any] = {
-        "random_steps": random_steps,
-        "eval_every": random_steps,
-        "eval_episodes": episodes,
-    }
-    rules = replace(DIFFSR, name="bench", reduced=True, steps=steps, **often)
+@contextmanager
+def training_loop(algo: str, task: str, device: str, warm: int, episodes: int) -> Iterator[Loop]:
+    """The runner's loop over a cell without end, in a folder that goes away.
+
+    Args:
+        algo: what `algos.load` takes.
+        task: task id.
+        device: cpu, cuda or cuda:N.
+        warm: random steps, for agents that take any.
+        episodes: of an evaluation.
+    """
+    endless: dict[str, Any] = {"steps": 10**9, "eval_every": 10**9, "eval_episodes": episodes}
+    rules = replace(DIFFSR, name="bench", reduced=True, random_steps=warm, **endless)
     (cell,) = make_cells([algo], [task], [0], rules)
-    return cell
+    with TemporaryDirectory() as folder:
+        directory = RunDirectory(cell, Path(folder))
+        directory.lock()
+        loop = Loop(cell, directory, device)
+        loop.start()
+        yield loop
+        loop.close()
 
 
 def loop_steps(update_ms: float, period: int = 1) -> int:
@@ -307,20 +318,18 @@ def loop_steps(update_ms: float, period: int = 1) -> int:
 def measure_loop(
     algo: str, steps: int, device: str, task: str = LOOP_TASK, episodes: int = DIFFSR.eval_episodes
 ) -> LoopSpeed:
-    """Train a short cell: `steps` random steps if it takes any, then `steps` that are timed.
+    """Time `steps` steps from the first that all learned in, and one evaluation.
 
-    Raises:
-        RuntimeError: the run failed; the message has its reason.
+    Before them come random steps, an episode to learn from, and what else an agent waits for.
     """
-    cell = _cell(algo, task, 2 * steps, steps, episodes)
-    with TemporaryDirectory() as folder:
-        if run_cell(cell, Path(folder), device, checkpoint_seconds=float("inf")) != "done":
-            record = RunDirectory(cell, Path(folder)).read_manifest() or {}
-            raise RuntimeError(f"{algo} on {task}: {record.get('reason')}")
-        with (cell.path(Path(folder)) / "timing.csv").open() as file:
-            before, after = csv.DictReader(file)
-    # Rows are cumulative; the difference holds the learning steps and one evaluation.
-    total = {name: float(after[name]) - float(before[name]) for name in PHASES}
+    with training_loop(algo, task, device, envs.task(task).max_episode_steps, episodes) as loop:
+        while not loop.metrics:
+            loop.train_step()
+        before = dict(loop.seconds)
+        for _ in range(steps):
+            loop.train_step()
+        loop.evaluate()
+        total = {name: loop.seconds[name] - before[name] for name in PHASES}
     share = dict.fromkeys(PHASES, steps) | {"eval": DIFFSR.eval_every}
     phase_ms = {name: 1e3 * total[name] / share[name] for name in PHASES}
     return LoopSpeed(algo, task, steps, 1e3 / sum(phase_ms.values()), phase_ms)
@@ -348,12 +357,7 @@ def against_sb3(
     After the random steps of both, `steps` of each are timed `repeats` times.
     """
     theirs = sb3_agent(algo, task, device)
-    cell = _cell(algo, task, 10**9, SB3_WARM_UP // 2, 1)
-    with TemporaryDirectory() as folder:
-        directory = RunDirectory(cell, Path(folder))
-        directory.lock()
-        ours = Loop(cell, directory, device)
-        ours.start()
+    with training_loop(algo, task, device, SB3_WARM_UP // 2, 1) as ours:
 
         def run_ours(count: int = steps) -> None:
             for _ in range(count):
@@ -367,7 +371,6 @@ def against_sb3(
             call(SB3_WARM_UP)
         place = torch.device(device)
         turns = [[timed(call, 1, place) for call in calls] for _ in range(repeats)]
-        ours.close()
     theirs.get_env().close()
     mine, other = (steps / median(column) for column in zip(*turns, strict=True))
     version = importlib.metadata.version("stable-baselines3")

@@ -66,6 +66,11 @@ def make_small(
     return make(cls, seeds, obs_dim, action_dim, **(small | options))
 
 
+def group(cls: type[Agent], *seeds: int) -> tuple[int, ...]:
+    """As many of `seeds` as an agent takes at once."""
+    return seeds[: cls.max_replicas]
+
+
 def transition(
     replicas: int = 1,
     obs_dim: int = 3,

@@ -79,8 +79,9 @@ SETTINGS: dict[str, tuple[int, dict[str, Any]]] = {
         },
     ),
     "polygrad": (
-        1250,
+        1750,
         {
+            "random_steps": 600,
             "batch_size": 128,
             "tau": 0.05,
             "horizon": 5,
@@ -89,8 +90,8 @@ SETTINGS: dict[str, tuple[int, dict[str, Any]]] = {
             "denoiser_layers": 2,
             "denoiser_learning_rate": 1e-3,
             "ema_start": 200,
-            # The model first: 1,200 updates of it before the policy learns from what it imagines.
-            "agent_start": 600,
+            # The model first: 400 updates of it before the policy learns from what it imagines.
+            "agent_start": 200,
             "update_every": 2,
             "imagined_batch": 128,
             "guidance_scale": 0.01,
@@ -98,7 +99,7 @@ SETTINGS: dict[str, tuple[int, dict[str, Any]]] = {
             "initial_std": 0.5,
             "actor_learning_rate": 1e-3,
             "critic_learning_rate": 3e-3,
-            "policy_change": 0.03,
+            "policy_change": 0.02,
         },
     ),
     "ppo": (3000, {"rollout_steps": 250, "batch_size": 50, "normalise_observations": False}),
