@@ -90,7 +90,15 @@ class Agent(ABC):
         seeds: Sequence[int],
         device: torch.device | str = "cpu",
     ) -> None:
-        """Build networks, optimisers and memory for `len(seeds)` replicas."""
+        """Build networks, optimisers and memory for `len(seeds)` replicas.
+
+        Raises:
+            ValueError: more seeds than the agent takes replicas.
+        """
+        if self.max_replicas is not None and len(seeds) > self.max_replicas:
+            raise ValueError(
+                f"{self.title} takes at most {self.max_replicas} replicas, not {len(seeds)}"
+            )
         self.spaces = spaces
         self.config = config
         self.device = torch.device(device)

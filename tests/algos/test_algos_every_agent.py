@@ -65,6 +65,9 @@ def test_facts_are_declared(cls: type[Agent]) -> None:
     assert any(word.isdigit() and len(word) == 4 for word in cls.paper.replace(",", "").split())
     assert set(cls.observation_kinds) <= {"state", "pixels"}
     assert cls.max_replicas is None or cls.max_replicas >= 1
+    if cls.max_replicas is not None:
+        with pytest.raises(ValueError, match=f"at most {cls.max_replicas} replicas"):
+            make_any(cls, range(cls.max_replicas + 1))
 
 
 def test_actions_have_the_right_shape_and_range(cls: type[Agent]) -> None:
