@@ -52,6 +52,8 @@ STORED = 5_000  # transitions in memory before updates are timed
 LEARNINGS = 4  # updates that learn, at first, to find the period after which work repeats
 MOST_LEARNINGS = 64
 WARM_UP = 5  # calls before timing: allocations, compilation, graph capture
+WARM_UP_SECONDS = 1.0  # of these calls, if they are slow
+FEWEST, TURNS_SECONDS = 3, 20.0
 BURST_SECONDS = 0.02  # short calls are timed together
 LOOP_TASK = "mbbl/HalfCheetah"
 LOOP_SECONDS = 6.0  # of updates in the loop that is timed
@@ -132,13 +134,20 @@ def _wait(device: torch.device) -> None:
 
 
 def in_turns(calls: dict[str, Call], repeats: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds per call of each of `calls`, `repeats` of them, one after the other in turns."""
+    """Seconds per call of each of `calls`, `repeats` of them, one after the other in turns.
+
+    Calls that take seconds get fewer: at least `FEWEST`, then until `TURNS_SECONDS` are over.
+    """
     counts = {}
     for name, call in calls.items():
-        timed(call, WARM_UP, device)
+        once = timed(call, 1, device)
+        timed(call, max(1, min(WARM_UP, int(WARM_UP_SECONDS / once))), device)
         counts[name] = max(1, round(BURST_SECONDS / timed(call, 1, device)))
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats):
+    start = time.perf_counter()
+    for turn in range(repeats):
+        if turn >= FEWEST and time.perf_counter() - start > TURNS_SECONDS:
+            break
         for name, call in calls.items():
             seconds[name].append(timed(call, counts[name], device))
     return seconds
@@ -458,7 +467,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     costs = [measure(name, options.repeats, device, rate) for name in options.algos]
     u_ms = median(cost.u_ms for cost in costs)
-    print(f"\nOne update, one training action: medians of {options.repeats}; 1 u = {u_ms:.3f} ms")
+    print(f"\nOne update, one training action: medians of up to {options.repeats}; 1 u = {u_ms:.3f} ms")
     print(cost_table(costs))
     print("update: what one environment step pays for, observe() included, over whole periods")
     print("period: environment steps after which an agent's work repeats")
