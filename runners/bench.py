@@ -467,7 +467,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     costs = [measure(name, options.repeats, device, rate) for name in options.algos]
     u_ms = median(cost.u_ms for cost in costs)
-    print(f"\nOne update, one training action: medians of up to {options.repeats}; 1 u = {u_ms:.3f} ms")
+    turns = f"medians of up to {options.repeats}"
+    print(f"\nOne update, one training action: {turns}; 1 u = {u_ms:.3f} ms")
     print(cost_table(costs))
     print("update: what one environment step pays for, observe() included, over whole periods")
     print("period: environment steps after which an agent's work repeats")
