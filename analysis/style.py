@@ -32,7 +32,7 @@ class MethodStyle:
     marker: str
 
 
-# Colours of Okabe and Ito; line styles and markers differ too, so that the methods read in grey.
+# Colours of Okabe and Ito, then of Paul Tol; line styles and markers differ too, so that the methods read in grey.
 KNOWN: dict[str, MethodStyle] = {
     "diffsr": MethodStyle("#0072B2", "-", "o"),
     "lvrep": MethodStyle("#E69F00", (0, (5, 1.5)), "s"),
@@ -40,9 +40,13 @@ KNOWN: dict[str, MethodStyle] = {
     "qvpo": MethodStyle("#009E73", (0, (5, 1.5, 1, 1.5)), "D"),
     "dipo": MethodStyle("#D55E00", (0, (3, 1, 1, 1, 1, 1)), "v"),
     "polygrad": MethodStyle("#CC79A7", (0, (8, 2)), "P"),
+    "td3": MethodStyle("#56B4E9", (0, (2, 1)), "X"),
+    "ppo": MethodStyle("#332288", (0, (8, 1.5, 2, 1.5)), "<"),
+    "qsm": MethodStyle("#882255", (0, (1, 2.5)), ">"),
+    "dpmd": MethodStyle("#999933", (0, (4, 1, 1, 1, 1, 1, 1, 1)), "p"),
 }
-# Colours of Paul Tol's muted scheme, for methods not in `KNOWN`.
-OTHER_COLORS = ("#332288", "#88CCEE", "#117733", "#999933", "#882255", "#44AA99", "#CC6677")
+# Colours of Paul Tol's schemes, for methods not in `KNOWN`.
+OTHER_COLORS = ("#117733", "#44AA99", "#CC6677", "#AA4499", "#661100", "#6699CC")
 OTHER_DASHES: tuple[Dash, ...] = (
     "-",
     (0, (4, 2)),
@@ -51,7 +55,7 @@ OTHER_DASHES: tuple[Dash, ...] = (
     (0, (2, 1)),
     (0, (6, 1, 1, 1, 1, 1)),
 )
-OTHER_MARKERS = ("X", "<", ">", "p", "h", "*", "d", "8")
+OTHER_MARKERS = ("h", "*", "d", "8")
 SHADES = (-0.45, -0.25, 0.25, 0.45, 0.6)
 PHASE_STYLES: dict[str, tuple[str, str]] = {
     "env": ("#BBBBBB", ""),

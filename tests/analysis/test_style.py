@@ -24,7 +24,7 @@ def test_no_method_vanishes_on_white():
 
 def test_a_style_depends_on_the_label_alone():
     # Fixed values: a change here would recolour the figures of existing experiments.
-    assert style.method_style("new") == style.MethodStyle("#999933", (0, (1, 2)), "d")
+    assert style.method_style("new") == style.MethodStyle("#6699CC", (0, (1, 2)), "d")
     assert style.method_style("sac") is style.KNOWN["sac"]
 
 
