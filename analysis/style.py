@@ -32,7 +32,8 @@ class MethodStyle:
     marker: str
 
 
-# Colours of Okabe and Ito, then of Paul Tol; line styles and markers differ too, so that the methods read in grey.
+# Colours of Okabe and Ito, then of Paul Tol; line styles and markers differ too, so that the
+# methods read in grey.
 KNOWN: dict[str, MethodStyle] = {
     "diffsr": MethodStyle("#0072B2", "-", "o"),
     "lvrep": MethodStyle("#E69F00", (0, (5, 1.5)), "s"),
