@@ -258,14 +258,12 @@ class DiffSR(OffPolicyAgent):
         """Improve the policy through psi and the critic, then adapt the temperature."""
         action, log_prob = self.actor.sample(obs, self.rng)
         q = self.critic(self.features(obs, action, frozen=True), frozen=True).amin(1)
-        alpha = self.temperature.value()
-        loss = (alpha[:, None] * log_prob - q).mean(-1)
-        total = loss.sum()
-        if self.config.temperature == "learned":
-            total = total + self.temperature.loss(log_prob, self.target_entropy)
+        learned = self.config.temperature == "learned"
+        total, metrics = self.temperature.soft_policy_loss(
+            q, log_prob, self.target_entropy, learned
+        )
         step(self.actor_optimizer, total)
-        entropy = -log_prob.detach().mean(-1)
-        return {"actor_loss": loss.detach(), "entropy": entropy, "temperature": alpha}
+        return metrics
 
     def components(self) -> dict[str, Any]:
         """See `Agent.components`."""

@@ -365,14 +365,9 @@ class LVRep(OffPolicyAgent):
         """Improve the policy through the target prior and the critic; adapt the temperature."""
         action, log_prob = self.actor.sample(obs, self.rng)
         q = self.critic(self.features(obs, action), frozen=True).amin(1)
-        alpha = self.temperature.value()
-        loss = (alpha[:, None] * log_prob - q).mean(-1)
-        step(
-            self.actor_optimizer,
-            loss.sum() + self.temperature.loss(log_prob, self.target_entropy),
-        )
-        entropy = -log_prob.detach().mean(-1)
-        return {"actor_loss": loss.detach(), "entropy": entropy, "temperature": alpha}
+        total, metrics = self.temperature.soft_policy_loss(q, log_prob, self.target_entropy)
+        step(self.actor_optimizer, total)
+        return metrics
 
     def components(self) -> dict[str, Any]:
         """See `Agent.components`."""

@@ -386,3 +386,25 @@ class Temperature(nn.Module):
         """Sum over replicas of E[-alpha (log pi + target entropy)]; `log_prob` is `[R, B]`."""
         gap = (log_prob.detach() + target_entropy).mean(-1)
         return -(self.log_alpha.exp() * gap).sum()
+
+    def soft_policy_loss(
+        self, q: Tensor, log_prob: Tensor, target_entropy: float, learned: bool = True
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Policy loss E[alpha log pi - Q] and, if alpha is learned, its own, to be minimised.
+
+        Args:
+            q: values of the policy's actions, `[R, B]`.
+            log_prob: of these actions, `[R, B]`.
+            target_entropy: that alpha steers to.
+            learned: whether alpha moves.
+
+        Returns:
+            The sum over replicas and losses, and the metrics of soft actor-critic, `[R]` each.
+        """
+        alpha = self.value()
+        loss = (alpha[:, None] * log_prob - q).mean(-1)
+        total = loss.sum()
+        if learned:
+            total = total + self.loss(log_prob, target_entropy)
+        entropy = -log_prob.detach().mean(-1)
+        return total, {"actor_loss": loss.detach(), "entropy": entropy, "temperature": alpha}

@@ -110,14 +110,12 @@ class SAC(OffPolicyAgent):
         """Improve the policy (eq. 7-9); the same sample serves the temperature (eq. 18)."""
         action, log_prob = self.actor.sample(obs, self.rng)
         q = self.critic(obs, action, frozen=True).amin(1)
-        alpha = self.temperature.value()
-        loss = (alpha[:, None] * log_prob - q).mean(-1)
-        total = loss.sum()
-        if self.config.temperature == "learned":
-            total = total + self.temperature.loss(log_prob, self.target_entropy)
+        learned = self.config.temperature == "learned"
+        total, metrics = self.temperature.soft_policy_loss(
+            q, log_prob, self.target_entropy, learned
+        )
         step(self.actor_optimizer, total)
-        entropy = -log_prob.detach().mean(-1)
-        return {"actor_loss": loss.detach(), "entropy": entropy, "temperature": alpha}
+        return metrics
 
     def components(self) -> dict[str, Any]:
         """See `Agent.components`."""
