@@ -36,7 +36,7 @@ def _task(
     options: tuple[str, ...] = (),
     **kwargs: Any,
 ) -> Task:
-    pictures = ("width", "height", "camera_id", "camera_name")
+    cameras = ("camera_id", "camera_name") if "mujoco" in entry_point else ()
     return Task(
         id=f"mbbl/{name}",
         obs_shape=(obs_dim,),
@@ -47,7 +47,7 @@ def _task(
         gymnasium_id=f"mbbl/{name}-v0",
         entry_point=entry_point,
         kwargs=kwargs or {"rules": name},
-        options=("render_mode", *(pictures if "mujoco" in entry_point else ()), *options),
+        options=("render_mode", "width", "height", *cameras, *options),
     )
 
 

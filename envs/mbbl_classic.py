@@ -15,11 +15,13 @@ from typing import Any, Literal
 
 import numpy as np
 from gymnasium import spaces
+from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
 from envs import mbbl_rewards as rewards
 from envs.mbbl_base import MbblEnv, NoisyReward, Reward
 from envs.mbbl_rewards import Vector
+from envs.sketch import BLUE, DARK, GREY, ORANGE, Disc, Line, draw
 
 State = tuple[float, ...]
 MAX_STEPS = 201
@@ -34,12 +36,20 @@ class System:
         advance: Next state for a state and an action.
         observe: Observation of a state.
         reward: R(o_t, a_t).
+        sketch: What a state looks like, in metres or in the system's own units.
+        view: Units from the middle of a picture to its nearest edge.
+        fps: Steps per second.
+        middle: What the middle of a picture shows.
     """
 
     start: Callable[[np.random.Generator], State]
     advance: Callable[[State, float], State]
     observe: Callable[[State], State]
     reward: Reward
+    sketch: Callable[[State], list[Line | Disc]]
+    view: float
+    fps: int
+    middle: tuple[float, float] = (0.0, 0.0)
 
 
 def _clip(value: float, low: float, high: float) -> float:
@@ -148,20 +158,64 @@ def _identity(state: State) -> State:
     return state
 
 
+def pendulum_sketch(state: State) -> list[Line | Disc]:
+    """A rod that stands upright at θ = 0, as gym draws it."""
+    tip = (-sin(state[0]), cos(state[0]))
+    return [Line([(0.0, 0.0), tip], 0.16, ORANGE), Disc((0.0, 0.0), 0.05)]
+
+
+def acrobot_sketch(state: State) -> list[Line | Disc]:
+    """Two links that hang down at θ1 = θ2 = 0."""
+    elbow = (sin(state[0]), -cos(state[0]))
+    hand = (elbow[0] + sin(state[0] + state[1]), elbow[1] - cos(state[0] + state[1]))
+    links = [Line([(0.0, 0.0), elbow], 0.14, BLUE), Line([elbow, hand], 0.14, ORANGE)]
+    return [Line([(-2.2, 1.0), (2.2, 1.0)], 0.02, GREY), *links, Disc((0.0, 0.0), 0.06)]
+
+
+def cartpole_sketch(state: State) -> list[Line | Disc]:
+    """A cart on its track, and a pole of 1 m that stands upright at θ = 0."""
+    x, _, theta, _ = state
+    pole = Line([(x, 0.0), (x + sin(theta), cos(theta))], 0.08, ORANGE)
+    track = Line([(-2.4, -0.1), (2.4, -0.1)], 0.02, GREY)
+    return [track, Line([(x - 0.15, -0.05), (x + 0.15, -0.05)], 0.2, DARK), pole]
+
+
+def mountain_car_sketch(state: State) -> list[Line | Disc]:
+    """The valley sin(3 p), and the car in it."""
+
+    def road(p: float) -> tuple[float, float]:
+        return p, 0.45 * sin(3.0 * p)
+
+    valley = Line([road(p) for p in np.linspace(-1.2, 0.6, 61).tolist()], 0.02, DARK)
+    x, y = road(state[0])
+    return [valley, Disc(road(0.45), 0.03, GREY), Disc((x, y + 0.06), 0.05, ORANGE)]
+
+
 SYSTEMS: Mapping[str, System] = {
-    "Pendulum": System(pendulum_start, pendulum_advance, pendulum_observe, rewards.pendulum),
-    "Acrobot": System(_uniform(0.1), acrobot_advance, acrobot_observe, rewards.acrobot),
-    "CartPole": System(_uniform(0.05), cartpole_advance, _identity, rewards.cartpole),
+    "Pendulum": System(
+        *(pendulum_start, pendulum_advance, pendulum_observe, rewards.pendulum),
+        *(pendulum_sketch, 1.2, 20),
+    ),
+    "Acrobot": System(
+        *(_uniform(0.1), acrobot_advance, acrobot_observe, rewards.acrobot),
+        *(acrobot_sketch, 2.2, 5),
+    ),
+    "CartPole": System(
+        *(_uniform(0.05), cartpole_advance, _identity, rewards.cartpole),
+        *(cartpole_sketch, 1.5, 50),
+    ),
     "MountainCar": System(
-        mountain_car_start, mountain_car_advance, _identity, rewards.mountain_car
+        *(mountain_car_start, mountain_car_advance, _identity, rewards.mountain_car),
+        *(mountain_car_sketch, 1.0, 30),
+        middle=(-0.3, 0.0),
     ),
 }
 
 
 class ClassicEnv(MbblEnv):
-    """One of the four classic control tasks. They have no picture."""
+    """One of the four classic control tasks."""
 
-    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012
 
     def __init__(
         self,
@@ -170,6 +224,8 @@ class ClassicEnv(MbblEnv):
         obs_noise: float = 0.0,
         noisy_reward_on: NoisyReward = "noisy",
         render_mode: str | None = None,
+        width: int = 480,
+        height: int = 480,
     ) -> None:
         """Build the system.
 
@@ -177,16 +233,18 @@ class ClassicEnv(MbblEnv):
             rules: A key of `SYSTEMS`.
             obs_noise: Half-width of the observation noise.
             noisy_reward_on: See `MbblEnv`.
-            render_mode: Only None.
+            render_mode: `rgb_array` or None.
+            width: Of a picture in pixels.
+            height: Of a picture in pixels.
 
         Raises:
-            ValueError: If a picture is asked for.
+            ValueError: If `render_mode` is neither.
         """
-        if render_mode is not None:
-            raise ValueError(
-                f"{rules} has no picture: render_mode must be None, not {render_mode!r}"
-            )
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode is 'rgb_array' or None, not {render_mode!r}")
         self._system = SYSTEMS[rules]
+        self.render_mode, self._picture = render_mode, (width, height)
+        self.metadata = {**self.metadata, "render_fps": self._system.fps}
         self._state: State | None = None
         self._set_rules(
             reward=self._system.reward,
@@ -215,6 +273,15 @@ class ClassicEnv(MbblEnv):
     def _observe(self) -> Vector:
         assert self._state is not None
         return np.array(self._system.observe(self._state), dtype=np.float64)
+
+    def render(self) -> NDArray[np.uint8] | None:
+        """The present state as a picture `[height, width, 3]`, None without `render_mode`."""
+        if self.render_mode is None:
+            return None
+        if self._state is None:
+            raise ResetNeeded("cannot call render() before reset()")
+        system = self._system
+        return draw(system.sketch(self._state), system.view, *self._picture, system.middle)
 
     def snapshot(self) -> dict[str, NDArray[Any]]:
         """The episode's state and the system's, see `envs.save_state`."""

@@ -6,9 +6,11 @@ imports no simulator; the environment itself is named by its entry point and loa
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import gymnasium
@@ -39,8 +41,12 @@ class Task:
         options: Names of further arguments that `make` passes on.
         observation_kind: What the agent sees.
         action_repeat: Simulator control steps for each agent step.
+        reports_success: Whether `info["success"]` says at each step if the task is done.
+        facts: What else a result depends on and its manifest records, for example the camera.
         wrapped_limit: True if the environment does not count its own steps, so that gymnasium's
             `TimeLimit` and `OrderEnforcing` are put around it.
+        vary: Makes the same task with other settings, given as keywords that are whole numbers or
+            flags; a ValueError of it is one line. None if there are no settings.
     """
 
     id: str
@@ -55,7 +61,10 @@ class Task:
     options: tuple[str, ...] = ()
     observation_kind: Literal["state", "pixels"] = "state"
     action_repeat: int = 1
+    reports_success: bool = False
+    facts: Mapping[str, Any] = field(default_factory=dict, hash=False)
     wrapped_limit: bool = False
+    vary: Callable[..., Task] | None = field(default=None, compare=False, repr=False)
 
     @property
     def suite(self) -> str:
@@ -110,17 +119,56 @@ def task(task_id: str) -> Task:
     """The facts of one task, without building its environment.
 
     Args:
-        task_id: For example `mbbl/HalfCheetah`.
+        task_id: For example `mbbl/HalfCheetah`, or with settings `metaworld/hammer@size=64`;
+            several are joined by `+`, and a flag is its name alone.
 
     Returns:
-        The registered task.
+        The registered task. With settings its `id` has them in one spelling: in the suite's
+        order and without those that change nothing.
 
     Raises:
-        UnknownTask: If the id is not registered.
+        UnknownTask: If the id is not registered, or a setting is not one of the task's.
     """
-    if task_id not in _TASKS:
-        raise UnknownTask(_unknown_text(task_id))
-    return _TASKS[task_id]
+    name, at, settings = task_id.partition("@")
+    if name not in _TASKS:
+        raise UnknownTask(_unknown_text(name))
+    base = _TASKS[name]
+    return _varied(base, settings, task_id) if at else base
+
+
+def _varied(base: Task, text: str, task_id: str) -> Task:
+    """`base` with the settings of `text`, such as `size=64+frames=1`."""
+    known = inspect.signature(base.vary).parameters if base.vary else {}
+    defaults = {key: parameter.default for key, parameter in known.items()}
+    values = dict(defaults)
+    for part in text.split("+"):
+        key, equals, value = part.partition("=")
+        if key not in known:
+            raise UnknownTask(
+                f"task {task_id!r} has no setting {key!r}{_nearest(key, list(known))}; "
+                f"settings of {base.id}: {', '.join(known) or 'none'}"
+            )
+        flag = isinstance(defaults[key], bool)
+        if not (value.isdecimal() if equals else flag) or (flag and value not in ("", "0", "1")):
+            form = key if flag else f"{key}=NUMBER"
+            raise UnknownTask(f"task {task_id!r}: expected {form}, not {part!r}")
+        values[key] = value != "0" if flag else int(value)
+    changed = {key: value for key, value in values.items() if value != defaults[key]}
+    if not changed or base.vary is None:
+        return base
+    try:
+        result = base.vary(**changed)
+    except ValueError as error:
+        raise UnknownTask(f"task {task_id!r}: {error}") from None
+    # A default may depend on another setting, so what changes nothing shows only in the result.
+    for key in list(changed):
+        rest = {other: value for other, value in changed.items() if other != key}
+        with contextlib.suppress(ValueError):
+            changed = rest if base.vary(**rest) == result else changed
+    if not changed:
+        return base
+    words = [key if value is True else f"{key}={int(value)}" for key, value in changed.items()]
+    return replace(result, id=f"{base.id}@{'+'.join(words)}", vary=base.vary)
 
 
 def make(task_id: str, seed: int | None = None, **options: Any) -> gymnasium.Env[Any, Any]:
@@ -146,7 +194,9 @@ def make(task_id: str, seed: int | None = None, **options: Any) -> gymnasium.Env
                 f"{task_id} has no option {name!r}{_nearest(name, entry.options)}; "
                 f"options: {', '.join(entry.options) or 'none'}"
             )
-    env = gymnasium.make(entry.gymnasium_id, disable_env_checker=True, **options)
+    limit = {"max_episode_steps": entry.max_episode_steps} if entry.wrapped_limit else {}
+    arguments = {**entry.kwargs, **limit, **options}
+    env = gymnasium.make(entry.gymnasium_id, disable_env_checker=True, **arguments)
     if seed is not None:
         _seed(env, seed)
     return env

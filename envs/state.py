@@ -128,8 +128,9 @@ def _layer_arrays(layer: gymnasium.Env[Any, Any]) -> Arrays:
         raise TypeError(f"{type(layer).__name__} cannot be saved: give it snapshot() and restore()")
     if not isinstance(layer, gymnasium.Wrapper):
         arrays["rng"] = _rng_array(layer._np_random, layer._np_random_seed)
-        if _is_mujoco(layer):
-            arrays |= _mujoco_arrays(layer)
+        base: Any = layer
+        if _is_mujoco(base):
+            arrays |= simulator_arrays(base.model, base.data)
     return arrays
 
 
@@ -155,7 +156,7 @@ def _restore_layer(layer: Any, own: Mapping[str, NDArray[Any]]) -> None:
 def _restore_base(env: Any, own: Mapping[str, NDArray[Any]]) -> None:
     env._np_random, env._np_random_seed = _read_rng(own["rng"])
     if _is_mujoco(env):
-        _restore_mujoco(env, own)
+        restore_simulator(env.model, env.data, own)
 
 
 def _own_action_space(layer: Any) -> Any:
@@ -167,25 +168,41 @@ def _is_mujoco(env: gymnasium.Env[Any, Any]) -> bool:
     return hasattr(env, "model") and hasattr(env, "data")
 
 
-def _mujoco_arrays(env: Any) -> Arrays:
+def simulator_arrays(model: Any, data: Any) -> Arrays:
+    """The state of a MuJoCo simulator, for the `snapshot` of an environment that holds one.
+
+    Args:
+        model: A `mujoco.MjModel`.
+        data: Its `mujoco.MjData`.
+
+    Returns:
+        Copies of the integration state and of the derived fields.
+    """
     # Imported late: MUJOCO_GL must be chosen before mujoco is imported, and `import envs` is early.
     import mujoco
 
     kind = mujoco.mjtState.mjSTATE_INTEGRATION
-    state = np.empty(mujoco.mj_stateSize(env.model, kind))
-    mujoco.mj_getState(env.model, env.data, state, kind)
-    derived = np.concatenate([getattr(env.data, name).ravel() for name in _DERIVED])
+    state = np.empty(mujoco.mj_stateSize(model, kind))
+    mujoco.mj_getState(model, data, state, kind)
+    derived = np.concatenate([getattr(data, name).ravel() for name in _DERIVED])
     return {"mujoco": state, "mujoco_derived": derived}
 
 
-def _restore_mujoco(env: Any, own: Mapping[str, NDArray[Any]]) -> None:
+def restore_simulator(model: Any, data: Any, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Bring a MuJoCo simulator to a saved state.
+
+    Args:
+        model: A `mujoco.MjModel`, equal to the one of the saved simulator.
+        data: Its `mujoco.MjData`.
+        arrays: With what `simulator_arrays` returned.
+    """
     import mujoco
 
-    mujoco.mj_setState(env.model, env.data, own["mujoco"], mujoco.mjtState.mjSTATE_INTEGRATION)
+    mujoco.mj_setState(model, data, arrays["mujoco"], mujoco.mjtState.mjSTATE_INTEGRATION)
     start = 0
     for name in _DERIVED:
-        target = getattr(env.data, name)
-        target[...] = own["mujoco_derived"][start : start + target.size].reshape(target.shape)
+        target = getattr(data, name)
+        target[...] = arrays["mujoco_derived"][start : start + target.size].reshape(target.shape)
         start += target.size
 
 

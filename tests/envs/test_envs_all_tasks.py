@@ -8,7 +8,15 @@ from gymnasium.utils.env_checker import check_env
 
 import envs
 
-TASKS = envs.list_tasks("mbbl") + envs.list_tasks("gym")
+DMC = [f"dmc/{name}" for name in ("cartpole-swingup", "cup-catch", "reacher-easy", "walker-run")]
+TASKS = [
+    *envs.list_tasks("mbbl"),
+    *envs.list_tasks("gym"),
+    *envs.list_tasks("pomdp"),
+    *DMC,
+    "dmc/finger-turn-easy@pixels+size=32",
+    "metaworld/hammer@size=16+frames=2",
+]
 MBBL = envs.list_tasks("mbbl")
 
 
@@ -94,7 +102,7 @@ def test_returned_observations_are_copies(task_id):
         spoilt[0].fill(np.nan)
 
 
-@pytest.mark.parametrize("task_id", ["mbbl/Pendulum", "mbbl/Ant"])
+@pytest.mark.parametrize("task_id", ["mbbl/Pendulum", "mbbl/Ant", "pomdp/Ant", "dmc/walker-run"])
 def test_misuse_is_refused(task_id):
     env = envs.make(task_id)
     with pytest.raises(Exception, match="before reset"):

@@ -177,8 +177,3 @@ def test_noise_comes_from_the_environments_own_generator():
     np.random.seed(0)  # noqa: NPY002
     obs = env.step(np.ones(1))[0]
     np.testing.assert_array_equal(obs, np.array(env.unwrapped._state) + rng.uniform(-0.1, 0.1, 4))
-
-
-def test_there_is_no_picture():
-    with pytest.raises(ValueError, match="Pendulum has no picture"):
-        envs.make("mbbl/Pendulum", render_mode="rgb_array")

@@ -73,7 +73,7 @@ def test_unknown_task_is_one_line_with_the_nearest_name(wrong, nearest):
 def test_unknown_task_lists_its_suite_or_the_suites():
     with pytest.raises(envs.UnknownTask, match="tasks of gym: Ant-v5, HalfCheetah-v5"):
         envs.task("gym/Nothing")
-    with pytest.raises(envs.UnknownTask, match="suites: gym, mbbl"):
+    with pytest.raises(envs.UnknownTask, match=r"suites: .*gym, mbbl"):
         envs.task("nowhere/Nothing")
     assert issubclass(envs.UnknownTask, ValueError)
 
