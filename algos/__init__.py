@@ -100,6 +100,16 @@ def load(source: str) -> type[Agent]:
 
 
 @cache
+def versions(agent: type[Agent]) -> dict[str, type[Agent]]:
+    """The agent by kind of observation: itself, or its version for pixels."""
+    found = dict.fromkeys(agent.observation_kinds, agent)
+    if agent.pixel_version:
+        module, _, name = agent.pixel_version.partition(":")
+        found["pixels"] = getattr(importlib.import_module(f"algos.{module}"), name)
+    return found
+
+
+@cache
 def _load_file(source: str, path: Path) -> type[Agent]:
     """The agent of a file outside this folder (or of a private one inside it)."""
     name = path.stem

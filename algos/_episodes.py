@@ -17,7 +17,24 @@ from torch import Tensor
 from algos.rng import ReplicaRng
 
 
-class Moments:
+class Normaliser:
+    """Rows with mean `center` and standard deviation `scale`, `[width]` each, in units of these."""
+
+    def __init__(self, center: Tensor, scale: Tensor) -> None:
+        self.center, self.scale = center, scale
+
+    def normalise(self, rows: Tensor) -> Tensor:
+        """(rows - center) / scale for whole rows or their first columns, `[..., <= width]`."""
+        columns = slice(rows.shape[-1])
+        return (rows - self.center[columns]) / self.scale[columns]
+
+    def unnormalise(self, rows: Tensor) -> Tensor:
+        """The inverse of `normalise`."""
+        columns = slice(rows.shape[-1])
+        return rows * self.scale[columns] + self.center[columns]
+
+
+class Moments(Normaliser):
     """Mean and standard deviation of rows, updated by one episode at a time.
 
     The update is that of Chan, Golub and LeVeque 1983: its cost is that of the episode,
@@ -52,16 +69,6 @@ class Moments:
         self.scale = torch.ones_like(self.center)  # until there are data
         if self.count:
             self.scale = (self.square / self.count).sqrt().float() + self.EPSILON
-
-    def normalise(self, rows: Tensor) -> Tensor:
-        """(rows - mean) / (std + 1e-6) for whole rows or their first columns, `[..., <= width]`."""
-        columns = slice(rows.shape[-1])
-        return (rows - self.center[columns]) / self.scale[columns]
-
-    def unnormalise(self, rows: Tensor) -> Tensor:
-        """The inverse of `normalise`."""
-        columns = slice(rows.shape[-1])
-        return rows * self.scale[columns] + self.center[columns]
 
     def state_dict(self) -> dict[str, Any]:
         """Count and both sums."""
@@ -122,6 +129,13 @@ class EpisodeMemory:
         # Whether a window begins in a slot of the ring; on the host, where `add` reads it.
         self.begins: NDArray[np.bool_] = np.zeros(capacity, bool)
 
+    @classmethod
+    def of(cls, config: Any, obs_dim: int, action_dim: int, device: torch.device) -> EpisodeMemory:
+        """The memory that the options of PolyGRAD say."""
+        c, zeros = config, config.truncated_padding == "zeros"
+        sizes = (obs_dim, action_dim, c.replay_capacity, c.horizon)
+        return cls(*sizes, device, zeros, c.max_path_length)
+
     def __len__(self) -> int:
         """Windows that can be drawn."""
         return self.last - self.first
@@ -175,22 +189,28 @@ class EpisodeMemory:
 
     def sample(self, count: int, rng: ReplicaRng) -> Tensor:
         """Draw `count` windows uniformly, raw rows `[1, count, H, S + 2 + A]`."""
-        window = self._draw(count, rng)
-        start, end = self.starts[window].unsqueeze(-1), self.ends[window].unsqueeze(-1)
-        step = start + torch.arange(self.horizon, device=start.device)
-        past = (step > end).unsqueeze(-1)
-        # Past the end stands the last row again: as it is where the task ended, but for
-        # the reward, and times its terminal flag, 0, where a time limit cut the episode.
-        rows = self.rows[torch.minimum(step, end) % self.capacity]
-        reward, terminal = self.obs_dim, self.obs_dim + 1
-        rows = rows * torch.where(past, rows[..., terminal, None], 1.0)
-        rows[..., reward, None] *= ~past
-        return rows
+        step, past = self.windows(count, rng)
+        return end_rows(self.rows[step % self.capacity], past, self.obs_dim)
 
     def start_states(self, count: int, rng: ReplicaRng) -> Tensor:
         """First observations of `count` windows drawn uniformly, `[1, count, S]`."""
-        start = self.starts[self._draw(count, rng)]
-        return self.rows[start % self.capacity][..., : self.obs_dim]
+        return self.rows[self.start_steps(count, rng) % self.capacity][..., : self.obs_dim]
+
+    def windows(self, count: int, rng: ReplicaRng) -> tuple[Tensor, Tensor]:
+        """Draw `count` windows uniformly as numbers of steps.
+
+        Returns:
+            Steps `[1, count, H]`, the last one of the episode for all after it, and which
+            are after it.
+        """
+        window = self._draw(count, rng)
+        start, end = self.starts[window].unsqueeze(-1), self.ends[window].unsqueeze(-1)
+        step = start + torch.arange(self.horizon, device=start.device)
+        return torch.minimum(step, end), step > end
+
+    def start_steps(self, count: int, rng: ReplicaRng) -> Tensor:
+        """First steps `[1, count]` of `count` windows drawn uniformly."""
+        return self.starts[self._draw(count, rng)]
 
     def _draw(self, count: int, rng: ReplicaRng) -> Tensor:
         return (self.first + rng.integers(len(self), count)) % self.capacity
@@ -215,3 +235,20 @@ class EpisodeMemory:
         self.first = self.last = 0
         self.begins[:] = False
         self._open(state["starts"], state["ends"])
+
+
+def end_rows(rows: Tensor, past: Tensor, obs_dim: int) -> Tensor:
+    """Windows that run past the end of their episode.
+
+    Past the end stands the last row again: as it is where the task ended, but for the
+    reward, and times its terminal flag, 0, where a time limit cut the episode.
+
+    Args:
+        rows: raw rows `[1, B, H, S + 2 + A]`, past the end the last of the episode.
+        past: whether a row is past the end, `[1, B, H]`.
+        obs_dim: S.
+    """
+    past, reward, terminal = past.unsqueeze(-1), obs_dim, obs_dim + 1
+    rows = rows * torch.where(past, rows[..., terminal, None], 1.0)
+    rows[..., reward, None] *= ~past
+    return rows

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from algos._episodes import Moments
 from algos.diffusion import Betas, Diffusion
-from algos.networks import Layers, StackedLinear
+from algos.networks import Layers, StackedLinear, StackedNorm
 from algos.rng import ReplicaRng
 
 
@@ -46,23 +46,6 @@ def tau_betas(steps: int, tau: float) -> Betas:
 
 
 # ---------------------------------------------------------------- networks
-
-
-class StackedNorm(nn.Module):
-    """Layer normalisation with gains and offsets per replica, `[R, B, features]`."""
-
-    def __init__(self, rng: ReplicaRng, features: int, eps: float = 1e-5) -> None:
-        super().__init__()
-        shape = (len(rng.generators), 1, features)
-        self.weight = nn.Parameter(torch.ones(shape, device=rng.device))
-        self.bias = nn.Parameter(torch.zeros(shape, device=rng.device))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last axis; float32."""
-        return torch.addcmul(
-            self.bias, F.layer_norm(x.float(), x.shape[-1:], eps=self.eps), self.weight
-        )
 
 
 class NormMLP(nn.Module):

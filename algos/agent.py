@@ -22,6 +22,7 @@ from algos.config import AgentConfig
 from algos.rng import ReplicaRng
 
 Array = NDArray[Any]
+MEMORIES = ("replay", "memory", "rollout")  # components of these names hold experience
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,17 @@ class Spaces:
     """What an agent may know of its task before the first step.
 
     Attributes:
-        obs_shape: shape of one observation.
+        obs_shape: shape of one observation: `(n,)`, or `(3 * frames, H, W)` of pixels.
         action_dim: number of action coordinates; every one lies in [-1, 1].
     """
 
     obs_shape: tuple[int, ...]
     action_dim: int
+
+    @property
+    def pixels(self) -> bool:
+        """Whether observations are images."""
+        return len(self.obs_shape) == 3
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Transition:
     """One environment step of every replica, as the runner hands it over.
 
     Attributes:
-        obs: observation before the step, `[R, *obs_shape]` float32.
+        obs: observation before the step, `[R, *obs_shape]` float32, uint8 if pixels.
         action: the agent's action, `[R, action_dim]` float32 in [-1, 1].
         reward: `[R]` float32, unscaled.
         next_obs: observation after the step (never that of a new episode), like `obs`.
@@ -76,6 +82,8 @@ class Agent(ABC):
     """Per-task options published with the method, by task id."""
     observation_kinds: ClassVar[tuple[str, ...]] = ("state",)
     """Kinds of observation that it takes: `state`, `pixels`."""
+    pixel_version: ClassVar[str] = ""
+    """`module:Class` in this folder that stands in for it where observations are pixels."""
     on_policy: ClassVar[bool] = False
     """True if it learns only from what the current policy collects."""
     max_replicas: ClassVar[int | None] = None
@@ -113,17 +121,22 @@ class Agent(ABC):
 
         Args:
             obs: `[R, N, *obs_shape]`; N is 1 in training and the number of
-                parallel episodes in evaluation.
+                parallel episodes in evaluation. Pixels are uint8.
             explore: True while collecting data, False in evaluation.
 
         Returns:
             Actions `[R, N, action_dim]`, float32 in [-1, 1].
         """
         with torch.inference_mode():
-            tensor = torch.as_tensor(np.ascontiguousarray(obs, np.float32), device=self.device)
+            tensor = torch.as_tensor(np.ascontiguousarray(obs, self.obs_dtype), device=self.device)
             rng = self.rng if explore else self.eval_rng
             action = self.policy(tensor, explore, rng)
             return action.clamp_(-1.0, 1.0).float().cpu().numpy()
+
+    @property
+    def obs_dtype(self) -> type:
+        """Type of the numbers of an observation."""
+        return np.uint8 if self.spaces.pixels else np.float32
 
     @abstractmethod
     def policy(self, obs: Tensor, explore: bool, rng: ReplicaRng) -> Tensor:
@@ -146,6 +159,22 @@ class Agent(ABC):
     @abstractmethod
     def components(self) -> dict[str, Any]:
         """Everything with `state_dict` and `load_state_dict` that changes the future."""
+
+    def policy_state(self) -> dict[str, Any]:
+        """What `act` reads without exploring: all components but memories and optimisers."""
+        return {name: part.state_dict() for name, part in self._policy_parts().items()}
+
+    def load_policy(self, state: Mapping[str, Any]) -> None:
+        """Act like the agent whose `policy_state` this is; nothing else is taken over."""
+        for name, part in self._policy_parts().items():
+            part.load_state_dict(state[name])
+
+    def _policy_parts(self) -> dict[str, Any]:
+        return {
+            name: part
+            for name, part in self.components().items()
+            if name not in MEMORIES and not isinstance(part, torch.optim.Optimizer)
+        }
 
     def hot_loops(self) -> dict[str, Callable[[], object]]:
         """Inner loops that `runners.bench` times on their own, by name."""

@@ -7,14 +7,13 @@ wadx2019/qvpo 40a1974.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from algos.diffusion import Diffusion
+from algos.diffusion import Diffusion, sinusoids
 from algos.networks import MLP, SampleMLP, TwinCritic, mish_, scaled_normal_init
 from algos.rng import ReplicaRng
 
@@ -39,11 +38,8 @@ class Denoiser(nn.Module):
         dtype: torch.dtype,
     ) -> None:
         super().__init__()
-        half = self.TIME_DIM // 2
-        frequency = torch.exp(torch.arange(half) * (-math.log(10_000.0) / (half - 1)))
-        angle = torch.arange(steps)[:, None] * frequency
-        sinusoid = torch.cat([angle.sin(), angle.cos()], dim=-1).to(rng.device)
-        self.register_buffer("sinusoid", sinusoid, persistent=False)
+        table = sinusoids(steps, self.TIME_DIM).to(rng.device)
+        self.register_buffer("sinusoid", table, persistent=False)
         time_sizes = [self.TIME_DIM, hidden, self.TIME_DIM]
         self.time = MLP(rng, 1, time_sizes, "mish", init=scaled_normal_init)
         sizes = [self.TIME_DIM + obs_dim, hidden, hidden, hidden, action_dim]

@@ -100,13 +100,27 @@ class DiffSRConfig(OffPolicyConfig):
     target_every: int = option(2, "steps between updates of the target critic (code)", low=1)
 
 
-class Zeta(nn.Module):
-    """zeta(x, level) = W elu(V [x, level]): one `[feature_dim]` vector per state coordinate.
+def contract(psi: Tensor, h: Tensor, out: StackedLinear) -> Tensor:
+    """psiᵀ zeta `[R, B, S]` float32, for zeta = W h + b of `[S, feature_dim]`.
 
     W holds nearly all weights of Diff-SR, and its three products (score, and the gradients
-    of W and of elu(..)) nearly all of the arithmetic. So zeta is contracted with psi at
-    once, and the bias, which contracts to a small product with psi, stays out of them.
+    of W and of h) nearly all of the arithmetic. So zeta is contracted with psi at once, and
+    the bias, which contracts to a small product with psi, stays out of them.
+
+    Args:
+        psi: `[R, B, feature_dim]` in the type of the large products.
+        h: `[R, B, hidden]` of that type.
+        out: W and b, to `S * feature_dim` outputs.
     """
+    features = psi.shape[-1]
+    zeta = torch.bmm(h, out.weight.to(h.dtype)).view(h.shape[0] * h.shape[1], -1, features)
+    from_weight = torch.bmm(zeta, psi.flatten(0, 1).unsqueeze(-1)).view(*h.shape[:2], -1)
+    bias = out.bias.to(h.dtype).view(psi.shape[0], -1, features)
+    return (from_weight + torch.bmm(psi, bias.transpose(1, 2))).float()
+
+
+class Zeta(nn.Module):
+    """zeta(x, level) = W elu(V [x, level]): one `[feature_dim]` vector per state coordinate."""
 
     def __init__(
         self, rng: ReplicaRng, obs_dim: int, hidden: int, feature_dim: int, dtype: torch.dtype
@@ -114,7 +128,6 @@ class Zeta(nn.Module):
         super().__init__()
         self.hidden = StackedLinear(rng, 1, obs_dim + 1, hidden)
         self.out = StackedLinear(rng, 1, hidden, obs_dim * feature_dim)
-        self.rows = (obs_dim, feature_dim)
         self.dtype = dtype
 
     def score(self, psi: Tensor, x: Tensor, level: Tensor) -> Tensor:
@@ -126,10 +139,7 @@ class Zeta(nn.Module):
             level: `[R, B, 1]`.
         """
         h = F.elu(self.hidden(torch.cat([x, level], dim=-1), self.dtype))
-        zeta = torch.bmm(h, self.out.weight.to(self.dtype)).view(-1, *self.rows)
-        from_weight = torch.bmm(zeta, psi.flatten(0, 1).unsqueeze(-1)).view(x.shape)
-        bias = self.out.bias.to(self.dtype).view(-1, *self.rows)
-        return (from_weight + torch.bmm(psi, bias.transpose(1, 2))).float()
+        return contract(psi, h, self.out)
 
 
 class SpectralCritic(nn.Module):
@@ -156,6 +166,7 @@ class DiffSR(OffPolicyAgent):
     title = "Diff-SR"
     paper = "Shribak et al. 2024, Diffusion Spectral Representation for RL, arXiv 2406.16121"
     Config = DiffSRConfig
+    pixel_version = "_diffsr_pixels:PixelDiffSR"
     presets = {
         "released": {"train_critic": False},
         "uploaded": {"temperature": "fixed"},

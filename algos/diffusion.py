@@ -56,6 +56,17 @@ def beta_cdf_alpha_bar(steps: int, a: float = 0.3, b: float = 0.1) -> NDArray[np
     return np.clip(raw, raw[-2], raw[1])
 
 
+def sinusoids(steps: int, dim: int) -> Tensor:
+    """Embedding of step numbers, `[steps, dim]`: sines, then cosines, of falling frequency.
+
+    The frequencies run from 1 to 1/10,000 (Vaswani et al. 2017, section 3.5, as in DDPM's code).
+    """
+    half = dim // 2
+    frequency = torch.exp(torch.arange(half) * (-math.log(10_000.0) / max(1, half - 1)))
+    angle = torch.arange(steps)[:, None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
 class Diffusion:
     """Forward and reverse process of a schedule, with float32 tables on a device.
 

@@ -38,6 +38,7 @@ from algos.agent import Array, Transition
 from algos.config import option
 from algos.denoiser import Denoiser
 from algos.diffusion import SCHEDULES, Diffusion
+from algos.frames import FrameReplay
 from algos.networks import TwinCritic, compute_dtype, scaled_normal_init
 from algos.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.optim import (
@@ -81,29 +82,34 @@ class DIPOConfig(OffPolicyConfig):
 
 
 class ActionMemory:
-    """The action to imitate for every transition of a replay ring, in the same slot.
+    """The action to imitate for every transition of a replay memory, in the same slot.
 
     Args:
-        replay: where the states are; it grows in step with this memory.
+        replay: where the observations are; it grows in step with this memory.
+        replicas: R.
         action_dim: A.
+        device: where the actions live.
     """
 
-    def __init__(self, replay: Replay, action_dim: int) -> None:
-        replicas, capacity, _ = replay.rows.shape
+    def __init__(
+        self, replay: Replay | FrameReplay, replicas: int, action_dim: int, device: torch.device
+    ) -> None:
         self.replay = replay
-        self.actions = torch.zeros(replicas, capacity, action_dim, device=replay.rows.device)
-        self.replica = torch.arange(replicas, device=replay.rows.device)[:, None]
+        self.actions = torch.zeros(replicas, replay.capacity, action_dim, device=device)
+        self.replica = torch.arange(replicas, device=device)[:, None]
+        self.used = 0
 
     def add(self, action: Array) -> None:
-        """Store the action `[R, A]` of the transition that `replay` takes next."""
-        slot = self.replay.total % self.replay.capacity
-        self.actions[:, slot] = torch.as_tensor(action, device=self.actions.device)
+        """Store the action `[R, A]` of the transition that `replay` took last."""
+        slot = self.replay.last_slot()
+        self.actions[self.replica[:, 0], slot] = torch.as_tensor(action, device=slot.device)
+        self.used = max(self.used, int(slot.max()) + 1)
 
     def sample(self, batch_size: int, rng: ReplicaRng) -> tuple[Tensor, Tensor, Tensor]:
-        """Slots `[R, B]`, uniform with replacement, their states `[R, B, S]` and actions."""
-        index = rng.integers(len(self.replay), batch_size)
-        obs = self.replay.rows[..., : self.replay.widths[0]][self.replica, index]
-        return index, obs, self.actions[self.replica, index]
+        """Slots `[R, B]`, uniform with replacement, their observations and actions."""
+        index = self.replay.draw(batch_size, rng)
+        slots = self.replay.slots(index).to(self.actions.device)
+        return slots, self.replay.observations(index), self.actions[self.replica, slots]
 
     def replace(self, index: Tensor, action: Tensor) -> None:
         """Overwrite the slots `[R, B]` by `action` `[R, B, A]`; of equal slots the first counts.
@@ -116,11 +122,12 @@ class ActionMemory:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Actions stored so far."""
-        return {"actions": self.actions[:, : len(self.replay)]}
+        return {"actions": self.actions[:, : self.used]}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore them exactly."""
-        self.actions[:, : state["actions"].shape[1]] = state["actions"]
+        self.used = state["actions"].shape[1]
+        self.actions[:, : self.used] = state["actions"]
 
 
 class DIPO(OffPolicyAgent):
@@ -129,6 +136,7 @@ class DIPO(OffPolicyAgent):
     title = "DIPO"
     paper = "Yang et al. 2023, Policy Representation via Diffusion Probability Model for RL"
     Config = DIPOConfig
+    observation_kinds = ("state", "pixels")
     presets = {
         "released": {"write_back": False, "time_limit_terminal": True},
         "quick": {
@@ -156,7 +164,7 @@ class DIPO(OffPolicyAgent):
         c, obs_dim, action_dim = self.config, self.obs_dim, self.spaces.action_dim
         dtype = compute_dtype(c.precision)
         steps, hidden = c.diffusion_steps, [c.hidden] * 3
-        self.memory = ActionMemory(self.replay, action_dim)
+        self.memory = ActionMemory(self.replay, self.replicas, action_dim, self.device)
         self.diffusion = Diffusion(SCHEDULES[c.noise_schedule](steps), self.device)
         self.actor = Denoiser(self.rng, obs_dim, action_dim, c.hidden, steps, dtype)
         self.critic = TwinCritic(
@@ -166,7 +174,7 @@ class DIPO(OffPolicyAgent):
         self.critic_target = clone_frozen(self.critic)
         self.actor_optimizer = adam(self.actor.parameters(), c.actor_learning_rate, c.adam_epsilon)
         self.critic_optimizer = adam(
-            self.critic.parameters(), c.critic_learning_rate, c.adam_epsilon
+            self.with_vision(self.critic), c.critic_learning_rate, c.adam_epsilon
         )
 
     def exploit(self, obs: Tensor, explore: bool, rng: ReplicaRng) -> Tensor:
@@ -176,14 +184,15 @@ class DIPO(OffPolicyAgent):
 
     def observe(self, transition: Transition) -> None:
         """See `Agent.observe`; the action goes into both memories."""
-        self.memory.add(transition.action)
         super().observe(transition)
+        self.memory.add(transition.action)
 
     def learn(self) -> dict[str, Tensor]:
         """Critic, then actions, then the policy on them, then both target networks."""
         (batch,) = self.sample()
         metrics = self.update_critic(batch)
-        index, obs, action = self.memory.sample(self.config.batch_size, self.rng)
+        index, seen, action = self.memory.sample(self.config.batch_size, self.rng)
+        obs = self.see(seen)
         improved = self.improve(obs, action)
         if self.config.write_back:
             self.memory.replace(index, improved)

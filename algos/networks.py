@@ -105,6 +105,23 @@ class StackedLinear(nn.Module):
         return torch.baddbmm(bias, x, weight)
 
 
+class StackedNorm(nn.Module):
+    """Layer normalisation with gains and offsets per replica, `[R, B, features]`."""
+
+    def __init__(self, rng: ReplicaRng, features: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        shape = (len(rng.generators), 1, features)
+        self.weight = nn.Parameter(torch.ones(shape, device=rng.device))
+        self.bias = nn.Parameter(torch.zeros(shape, device=rng.device))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis; float32."""
+        return torch.addcmul(
+            self.bias, F.layer_norm(x.float(), x.shape[-1:], eps=self.eps), self.weight
+        )
+
+
 class _Mish(torch.autograd.Function):
     """x tanh(softplus(x)) through p = sigmoid(-x): 2x / (1 + p²) - x.
 

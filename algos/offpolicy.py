@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from algos.agent import Agent, Array, Spaces, Transition
+from algos.agent import Agent, Spaces, Transition
 from algos.config import AgentConfig, option
+from algos.frames import FrameReplay
+from algos.networks import compute_dtype
+from algos.pixels import Vision, random_shift
 from algos.replay import Batch, Replay
 from algos.rng import ReplicaRng
 
@@ -20,9 +23,7 @@ from algos.rng import ReplicaRng
 class OffPolicyConfig(AgentConfig):
     """Options of agents with a replay memory."""
 
-    random_steps: int = option(
-        10_000, "environment steps of uniform random actions before learning", low=0
-    )
+    random_steps: int = option(10_000, "steps of uniform random actions before learning", low=0)
     replay_capacity: int = option(1_000_000, "transitions kept", low=1)
     tau: float = option(0.005, "rate of the target networks", low=0.0, high=1.0)
     time_limit_terminal: bool = option(
@@ -31,10 +32,21 @@ class OffPolicyConfig(AgentConfig):
 
 
 class OffPolicyAgent(Agent):
-    """Uniform random actions first, then one `learn` per environment step.
+    """Uniform random actions first, then one `learn` per step.
 
     A subclass builds its networks in `build`, learns in `learn`, and acts in
     `exploit`; `components` adds its networks and optimisers to the memory here.
+
+    An agent for vectors becomes one for pixels by DrQ-v2's eyes: `vision` turns images
+    into `obs_dim` features, and these are what `sample`, `see` and `policy` hand out. The
+    agent has to train `vision` with its critic (`with_vision`), keep all other gradients
+    away from it (`obs.detach()`), and name both in `observation_kinds`.
+
+    Attributes:
+        vision: the eyes, None if observations are vectors.
+        obs_dim: size of what the networks read.
+        replay: the memory.
+        counters: steps and updates so far.
     """
 
     def __init__(
@@ -45,12 +57,27 @@ class OffPolicyAgent(Agent):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(spaces, config, seeds, device)
-        self.obs_dim = spaces.obs_shape[0]
-        self.replay = Replay(
-            spaces, self.replicas, config.replay_capacity, self.device, config.time_limit_terminal
-        )
+        self.vision = self.make_vision() if spaces.pixels else None
+        self.obs_dim = spaces.obs_shape[0] if self.vision is None else self.vision.dim
+        self.replay = self.make_replay()
         self.counters = Counters()
         self.build()
+
+    def make_vision(self) -> Any:
+        """The eyes of an agent for pixels: a module with a `dim`; None if it has other ways."""
+        return Vision(self.rng, self.spaces.obs_shape, compute_dtype(self.config.precision))
+
+    def make_replay(self) -> Any:
+        """The memory for this kind of observation."""
+        c = self.config
+        kind = FrameReplay if self.spaces.pixels else Replay
+        return kind(
+            self.spaces,
+            self.replicas,
+            c.replay_capacity,
+            self.device,
+            time_limit_terminal=c.time_limit_terminal,
+        )
 
     @abstractmethod
     def build(self) -> None:
@@ -64,15 +91,11 @@ class OffPolicyAgent(Agent):
     def learn(self) -> dict[str, Tensor]:
         """The learning of one step, on batches from `sample`; returns metrics `[R]`."""
 
-    def act(self, obs: Array, explore: bool) -> Array:
-        """See `Agent.act`."""
-        return super().act(obs.reshape(*obs.shape[:2], -1), explore)
-
     def policy(self, obs: Tensor, explore: bool, rng: ReplicaRng) -> Tensor:
         """Uniform over [-1, 1] for the first `random_steps` steps, then `exploit`."""
         if explore and self.counters.steps < self.config.random_steps:
             return rng.uniform(obs.shape[1], self.spaces.action_dim, low=-1.0, high=1.0)
-        return self.exploit(obs, explore, rng)
+        return self.exploit(obs if self.vision is None else self.vision(obs), explore, rng)
 
     def observe(self, transition: Transition) -> None:
         """See `Agent.observe`."""
@@ -87,12 +110,39 @@ class OffPolicyAgent(Agent):
         return self.learn()
 
     def sample(self, count: int = 1) -> list[Batch]:
-        """`count` fresh uniform batches, gathered at once."""
-        return self.replay.sample(self.config.batch_size, self.rng, count)
+        """`count` fresh uniform batches; observations as the networks read them.
+
+        Of pixels, `obs` are features that pass gradients on to `vision`; `next_obs` do not.
+        """
+        batches = self.replay.sample(self.config.batch_size, self.rng, count)
+        if self.vision is None:
+            return batches
+        return [
+            b._replace(obs=self.see(b.obs, learn=True), next_obs=self.see(b.next_obs))
+            for b in batches
+        ]
+
+    def see(self, obs: Tensor, learn: bool = False) -> Tensor:
+        """Features `[R, B, obs_dim]` of observations from memory, images shifted at random.
+
+        Args:
+            obs: as `replay` gives them.
+            learn: whether gradients flow to `vision`.
+        """
+        if self.vision is None:
+            return obs
+        with torch.set_grad_enabled(learn):
+            return self.vision(random_shift(obs, self.rng))
+
+    def with_vision(self, *modules: nn.Module) -> list[nn.Parameter]:
+        """Weights of `modules` and of the eyes: what the critic's loss trains."""
+        eyes = [] if self.vision is None else [self.vision]
+        return [p for module in (*modules, *eyes) for p in module.parameters()]
 
     def components(self) -> dict[str, Any]:
-        """Memory and counters; subclasses add their own parts."""
-        return {"replay": self.replay, "counters": self.counters}
+        """Memory, counters and eyes; subclasses add their own parts."""
+        eyes = {} if self.vision is None else {"vision": self.vision}
+        return {"replay": self.replay, "counters": self.counters, **eyes}
 
 
 @dataclass

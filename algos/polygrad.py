@@ -242,6 +242,7 @@ class PolyGRAD(Agent):
     title = "PolyGRAD"
     paper = "Rigter et al. 2023, World Models via Policy-Guided Trajectory Diffusion, 2312.08533"
     Config = PolyGRADConfig
+    pixel_version = "_polygrad_pixels:PixelPolyGRAD"
     # The number of trials of a line search depends on the data, and a replica may be
     # without a finished episode while others learn. Nothing is lost: one imagined batch
     # of 1024 windows fills a machine.
@@ -286,16 +287,8 @@ class PolyGRAD(Agent):
     ) -> None:
         super().__init__(spaces, config, seeds, device)
         c, rng = self.config, self.rng
-        obs_dim, action_dim = spaces.obs_shape[0], spaces.action_dim
-        self.memory = EpisodeMemory(
-            obs_dim,
-            action_dim,
-            c.replay_capacity,
-            c.horizon,
-            self.device,
-            c.truncated_padding == "zeros",
-            c.max_path_length,
-        )
+        self.memory = self.make_memory()
+        obs_dim, action_dim = self.memory.obs_dim, spaces.action_dim
         self.counters = Counters()
         self.diffusion = Diffusion(tau_betas(c.diffusion_steps, c.schedule_tau), self.device)
         self.denoiser = Denoiser(
@@ -323,14 +316,23 @@ class PolyGRAD(Agent):
         # step, between which no state is taken.
         self.drawn = np.zeros((1, action_dim), np.float32)
 
+    def make_memory(self) -> Any:
+        """Episodes, and in them the states of the world model: here, what was observed."""
+        obs_dim, action_dim = self.spaces.obs_shape[0], self.spaces.action_dim
+        return EpisodeMemory.of(self.config, obs_dim, action_dim, self.device)
+
+    def see(self, obs: Tensor) -> Tensor:
+        """States `[R, N, S]` of observations `[R, N, *obs_shape]`."""
+        return obs
+
     def policy(self, obs: Tensor, explore: bool, rng: ReplicaRng) -> Tensor:
         """Uniform random, then samples while exploring; the mean in evaluation."""
         if not explore:
-            return self.actor(obs)
+            return self.actor(self.see(obs))
         if self.counters.steps < self.config.random_steps:
             action = rng.uniform(obs.shape[1], self.spaces.action_dim, low=-1.0, high=1.0)
         else:
-            mean = self.actor(obs)
+            mean = self.actor(self.see(obs))
             action = mean + self.actor.std() * rng.normal(*mean.shape[1:])
         self.drawn = action[:, 0].cpu().numpy().copy()
         return action
@@ -349,7 +351,7 @@ class PolyGRAD(Agent):
         self.counters.steps += 1
 
     def update(self) -> dict[str, Tensor]:
-        """At every `update_every`-th step: one actor-critic update, some of the denoiser.
+        """See `Agent.update`; learns at every `update_every`-th step.
 
         Nothing is reported before the actor-critic learns as well: metrics have the same
         names at every update.
@@ -358,13 +360,17 @@ class PolyGRAD(Agent):
         steps = self.counters.steps - c.random_steps
         if steps <= 0 or steps % c.update_every or not len(self.memory):
             return {}
-        metrics = {}
-        if steps >= c.agent_start:
-            windows = self.imagine(self.memory.start_states(c.imagined_batch, self.rng))
-            metrics = self.update_actor_critic(windows)
-        loss = self.update_denoiser()
+        metrics = self.learn(steps >= c.agent_start)
         self.counters.updates += 1
-        return metrics | {"denoiser_loss": loss} if metrics else {}
+        return metrics if steps >= c.agent_start else {}
+
+    def learn(self, act: bool) -> dict[str, Tensor]:
+        """One actor-critic update, if `act`, and some of the denoiser."""
+        metrics = {}
+        if act:
+            states = self.memory.start_states(self.config.imagined_batch, self.rng)
+            metrics = self.update_actor_critic(self.imagine(states))
+        return metrics | {"denoiser_loss": self.update_denoiser()}
 
     # ------------------------------------------------------------ world model
 
@@ -385,7 +391,7 @@ class PolyGRAD(Agent):
 
     def denoising_loss(self, windows: Tensor) -> Tensor:
         """Squared error of the clean rows, `[R]`; `windows` normalised `[R, B, H, S + 2 + A]`."""
-        obs_dim, action_dim = self.spaces.obs_shape[0], self.spaces.action_dim
+        obs_dim, action_dim = self.memory.obs_dim, self.spaces.action_dim
         x0, action = windows.split([obs_dim + 2, action_dim], dim=-1)
         t = self.rng.integers(self.diffusion.steps, x0.shape[1])
         x = self.diffusion.corrupt(x0, t.unsqueeze(-1), self.rng.normal(*x0.shape[1:]))
@@ -397,7 +403,7 @@ class PolyGRAD(Agent):
         return per_replica_mean(error)
 
     def imagine(self, obs: Tensor) -> Windows:
-        """Draw a window of the present policy from each observation; `obs` `[R, B, S]`."""
+        """Draw a window of the present policy from each state; `obs` `[R, B, S]`."""
         moments, guidance = self.memory.moments, self.step_size.log_guidance.detach().exp()
         self.imagination.load(self.averaged, self.actor, moments, guidance)
         x, action = self.imagination.draw(moments.normalise(obs), self.rng)
@@ -544,7 +550,7 @@ class PolyGRAD(Agent):
 
     def hot_loops(self) -> dict[str, Callable[[], object]]:
         """One imagined batch; what it starts from makes no difference to its cost."""
-        obs = torch.zeros(1, self.config.imagined_batch, *self.spaces.obs_shape, device=self.device)
+        obs = torch.zeros(1, self.config.imagined_batch, self.memory.obs_dim, device=self.device)
         return {"imagine": lambda: self.imagine(obs)}
 
     def components(self) -> dict[str, Any]:

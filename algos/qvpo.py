@@ -101,6 +101,7 @@ class QVPO(OffPolicyAgent):
     title = "QVPO"
     paper = "Ding et al. 2024, Diffusion-based RL via Q-weighted Variational Policy Optimization"
     Config = QVPOConfig
+    observation_kinds = ("state", "pixels")
     presets = {
         "released": {"time_limit_terminal": True, "target_samples": 4},
         "quick": {
@@ -132,7 +133,7 @@ class QVPO(OffPolicyAgent):
         self.critic_target = clone_frozen(self.critic)
         self.actor_optimizer = adam(self.actor.parameters(), c.actor_learning_rate, c.adam_epsilon)
         self.critic_optimizer = adam(
-            self.critic.parameters(), c.critic_learning_rate, c.adam_epsilon
+            self.with_vision(self.critic), c.critic_learning_rate, c.adam_epsilon
         )
 
     def exploit(self, obs: Tensor, explore: bool, rng: ReplicaRng) -> Tensor:
@@ -147,7 +148,7 @@ class QVPO(OffPolicyAgent):
     def learn(self) -> dict[str, Tensor]:
         """Critic, policy (each on a batch of its own), then both target networks."""
         critic_batch, actor_batch = self.sample(2)
-        metrics = self.update_critic(critic_batch) | self.update_actor(actor_batch.obs)
+        metrics = self.update_critic(critic_batch) | self.update_actor(actor_batch.obs.detach())
         polyak_(self.critic_target, self.critic, self.config.tau)
         polyak_(self.actor_target, self.actor, self.config.tau)
         return metrics

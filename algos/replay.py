@@ -16,11 +16,12 @@ class Batch(NamedTuple):
     """Transitions drawn from memory.
 
     Attributes:
-        obs: `[R, B, obs_dim]`.
+        obs: `[R, B, obs_dim]`, or uint8 images.
         action: `[R, B, action_dim]` in [-1, 1].
-        reward: `[R, B, 1]`.
-        next_obs: `[R, B, obs_dim]`.
-        not_terminal: `[R, B, 1]`, 0 where nothing follows and 1 elsewhere.
+        reward: `[R, B, 1]`, of n steps if the memory is one of n-step returns.
+        next_obs: like `obs`, n steps later.
+        not_terminal: `[R, B, 1]`, 0 where nothing follows and elsewhere discount^(n - 1),
+            which is 1 for single steps.
     """
 
     obs: Tensor
@@ -75,15 +76,36 @@ class Replay:
         self.rows[:, self.total % self.capacity] = torch.from_numpy(row).to(self.rows.device)
         self.total += 1
 
-    def sample(self, batch_size: int, rng: ReplicaRng, count: int = 1) -> list[Batch]:
-        """Draw `count` batches, uniformly and with replacement."""
+    def last_slot(self) -> Tensor:
+        """Slot of the newest step, `[R]`."""
+        slot = (self.total - 1) % self.capacity
+        return torch.full((self.rows.shape[0],), slot, device=self.rows.device)
+
+    def slots(self, index: Tensor) -> Tensor:
+        """Slots, from 0 to `capacity` - 1, of drawn steps `[R, B]`."""
+        return index
+
+    def draw(self, batch_size: int, rng: ReplicaRng) -> Tensor:
+        """Steps `[R, B]`, uniform with replacement."""
+        return rng.integers(len(self), batch_size)
+
+    def gather(self, index: Tensor) -> Tensor:
+        """Rows `[R, B, width]` of steps `[R, B]`."""
         replicas, _, width = self.rows.shape
-        index = rng.integers(len(self), count * batch_size)
         if replicas > 1:
             start = torch.arange(replicas, device=self.rows.device) * self.capacity
             index = index + start[:, None]
         rows = self.rows.view(-1, width).index_select(0, index.reshape(-1))
-        batches = rows.view(replicas, count, batch_size, width).unbind(1)
+        return rows.view(replicas, -1, width)
+
+    def observations(self, index: Tensor) -> Tensor:
+        """Observations `[R, B, obs_dim]` of steps `[R, B]`."""
+        return self.gather(index)[..., : self.widths[0]]
+
+    def sample(self, batch_size: int, rng: ReplicaRng, count: int = 1) -> list[Batch]:
+        """Draw `count` batches, uniformly and with replacement."""
+        rows = self.gather(self.draw(count * batch_size, rng))
+        batches = rows.unflatten(1, (count, batch_size)).unbind(1)
         return [Batch(*batch.split(self.widths, dim=-1)) for batch in batches]
 
     def state_dict(self) -> dict[str, Any]:

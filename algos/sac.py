@@ -58,6 +58,7 @@ class SAC(OffPolicyAgent):
     title = "SAC"
     paper = "Haarnoja et al. 2018, Soft Actor-Critic Algorithms and Applications, arXiv 1812.05905"
     Config = SACConfig
+    observation_kinds = ("state", "pixels")
     presets = {
         # No code of the baseline in the QVPO and DIPO papers is public; DIPO's README
         # gives a fixed entropy weight of 0.2 (BellmanTimeHut/DIPO c6d8d1b).
@@ -76,7 +77,7 @@ class SAC(OffPolicyAgent):
         self.temperature = Temperature(self.replicas, config.initial_temperature, self.device)
         self.target_entropy = -float(action_dim)
         rate = config.learning_rate
-        self.critic_optimizer = adam(self.critic.parameters(), rate)
+        self.critic_optimizer = adam(self.with_vision(self.critic), rate)
         # One optimiser for both: no weight of one loss is in the other.
         self.actor_optimizer = adam(
             [*self.actor.parameters(), *self.temperature.parameters()], rate
@@ -90,7 +91,7 @@ class SAC(OffPolicyAgent):
         """One step of critic, actor and temperature, then of the target critic."""
         (batch,) = self.sample()
         critic_metrics = self.update_critic(batch)
-        actor_metrics = self.update_actor(batch.obs)
+        actor_metrics = self.update_actor(batch.obs.detach())
         polyak_(self.target, self.critic, self.config.tau)
         return critic_metrics | actor_metrics
 

@@ -69,6 +69,7 @@ class TD3(OffPolicyAgent):
         "arXiv 1802.09477"
     )
     Config = TD3Config
+    observation_kinds = ("state", "pixels")
     presets = {
         "released": {"random_steps": 25_000, "precision": "float32"},
         "paper": {
@@ -97,7 +98,7 @@ class TD3(OffPolicyAgent):
         self.actor_target = clone_frozen(self.actor)
         self.critic_target = clone_frozen(self.critic)
         self.actor_optimizer = adam(self.actor.parameters(), c.learning_rate)
-        self.critic_optimizer = adam(self.critic.parameters(), c.learning_rate)
+        self.critic_optimizer = adam(self.with_vision(self.critic), c.learning_rate)
 
     def exploit(self, obs: Tensor, explore: bool, rng: ReplicaRng) -> Tensor:
         """The policy's action, with Gaussian noise while exploring."""
@@ -111,7 +112,7 @@ class TD3(OffPolicyAgent):
         (batch,) = self.sample()
         metrics = self.update_critic(batch)
         if self.counters.updates % self.config.policy_every == 0:
-            self.update_actor(batch.obs)
+            self.update_actor(batch.obs.detach())
             polyak_(self.critic_target, self.critic, self.config.tau)
             polyak_(self.actor_target, self.actor, self.config.tau)
         return metrics

@@ -20,6 +20,9 @@ from algos.replay import Batch
 # Two threads on products this small only wait for each other.
 torch.set_num_threads(1)
 
+# Algorithms for vectors; those for pixels alone have tests of their own.
+STATES = [name for name in algos.list_algos() if "state" in algos.versions(algos.load(name))]
+
 # Options that make any agent cheap; those an agent does not have are left out, so that
 # a new algorithm is tested without an entry here.
 SMALL: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Rules that hold for every algorithm, and for a copy of the template."""
+"""Rules that hold for every algorithm on states, and for a copy of the template."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from algo_helpers import (
+    STATES,
     Drift,
     drive,
     group,
@@ -25,7 +26,7 @@ import algos
 from algos.agent import Agent
 from algos.offpolicy import OffPolicyAgent
 
-NAMES = [*algos.list_algos(), "template"]
+NAMES = [*STATES, "template"]
 
 
 @pytest.fixture(scope="module", params=NAMES)

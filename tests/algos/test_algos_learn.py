@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
-from algo_helpers import LinearQuadratic, make
+from algo_helpers import STATES, LinearQuadratic, make
 
 import algos
 
@@ -146,7 +146,7 @@ SETTINGS: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", algos.list_algos())
+@pytest.mark.parametrize("name", STATES)
 def test_it_learns(name: str) -> None:
     """At least 95 % of the way from doing nothing to the Riccati optimum.
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from algo_helpers import Drift, drive, make, make_small, random_batch, same, snapshot, weights
 
 import algos
-from algos.lvrep import DiscreteLatent, GaussianLatent
+from algos.lvrep import DiscreteLatent, GaussianLatent, mean_elu
 from algos.replay import Batch
 from algos.rng import ReplicaRng
 
@@ -32,7 +32,7 @@ def predicted(agent, obs: torch.Tensor, action: torch.Tensor, count: int) -> tor
     """Means of next state and reward under z ~ p(.|s, a), `[count, 3]`, of one state `[2]`."""
     raw = agent.prior(torch.cat([obs, action])[None, None]).expand(1, count, -1)
     with torch.no_grad():
-        return agent.decoder(agent.latent.sample(raw, agent.rng))[0]
+        return agent.decoder(agent.latent.sample(agent.latent.read(raw), agent.rng))[0]
 
 
 def anneal(agent, update: int, start: int) -> None:
@@ -110,11 +110,11 @@ def test_the_loss_is_the_negative_evidence_bound(latent: str) -> None:
         raw_q = agent.encoder(torch.cat([inputs, many.next_obs], dim=-1))
         raw_p = agent.prior(inputs)
         agent.rng.load_state_dict(streams)
-        z = agent.latent.sample(raw_q, agent.rng)
+        z = agent.latent.sample(agent.latent.read(raw_q), agent.rng)
         decoded = agent.decoder(z)
     if latent == "continuous":
         q, p = (
-            td.Normal(m, log_std.exp()) for m, log_std in map(agent.latent.split, (raw_q, raw_p))
+            td.Normal(m, log_std.exp()) for m, log_std in map(agent.latent.read, (raw_q, raw_p))
         )
         variables, drawn = 8, z
     else:
@@ -151,25 +151,46 @@ def test_the_loss_is_that_of_the_released_code() -> None:
 
 
 def test_kl_is_the_closed_form() -> None:
-    raw_q, raw_p = 0.4 * randn(2, 5, 12), 0.4 * randn(2, 5, 12, seed=1)
-    normals = (td.Normal(r[..., :6], r[..., 6:].exp()) for r in (raw_q, raw_p))
-    expected = td.kl_divergence(*normals).mean((1, 2))
-    torch.testing.assert_close(GaussianLatent(6).kl(raw_q, raw_p), expected)
-    onehots = (td.Categorical(logits=r.view(2, 5, 4, 3)) for r in (raw_q, raw_p))
-    expected = td.kl_divergence(*onehots).mean((1, 2))
-    torch.testing.assert_close(DiscreteLatent(4, 3).kl(raw_q, raw_p), expected)
+    raws = [0.4 * randn(2, 5, 12, seed=seed).requires_grad_() for seed in (0, 1)]
+    for latent in (GaussianLatent(6), DiscreteLatent(4, 3)):
+        kl = latent.kl(*map(latent.read, raws))
+        if isinstance(latent, GaussianLatent):
+            known = [td.Normal(r[..., :6], r[..., 6:].exp()) for r in raws]
+        else:
+            known = [td.Categorical(logits=r.view(2, 5, 4, 3)) for r in raws]
+        expected = td.kl_divergence(*known).mean((1, 2))
+        torch.testing.assert_close(kl, expected)
+        # Of two replicas with different weights, since the gradient is written by hand.
+        weight = torch.tensor([1.0, 3.0])
+        ours, theirs = (torch.autograd.grad((weight * k).sum(), raws) for k in (kl, expected))
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_mean_elu_and_its_gradient() -> None:
+    x = 3.0 * randn(2, 5, 7, 6)
+    ours, theirs = (x.clone().requires_grad_() for _ in range(2))
+    mean, expected = mean_elu(ours * 1.0), F.elu(theirs).mean(2)
+    torch.testing.assert_close(mean, expected)
+    weight = randn(2, 5, 6, seed=2)
+    for result in (mean, expected):
+        (weight * result).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    # In bfloat16 the sum of 20 terms keeps the digits that bfloat16 has for their mean.
+    many = randn(1, 50, 20, 40, seed=3)
+    rounded = mean_elu(many.bfloat16())
+    assert float((rounded - F.elu(many).mean(2)).abs().max()) < 0.01
 
 
 def test_log_std_is_clamped() -> None:
     latent = GaussianLatent(1)
-    _, log_std = latent.split(torch.tensor([[[0.0, -50.0], [0.0, 0.5], [0.0, 50.0]]]))
+    _, log_std = latent.read(torch.tensor([[[0.0, -50.0], [0.0, 0.5], [0.0, 50.0]]]))
     assert log_std.flatten().tolist() == [-20.0, 0.5, 2.0]
 
 
 def test_discrete_samples_follow_their_probabilities_and_pass_straight_through() -> None:
     latent, rng = DiscreteLatent(2, 3), ReplicaRng([0], torch.device("cpu"))
     logits = torch.tensor([2.0, 0.0, -1.0, 0.0, 0.0, 1.0]).requires_grad_()
-    z = latent.sample(logits.expand(1, 20_000, -1), rng)
+    z = latent.sample(latent.read(logits.expand(1, 20_000, -1)), rng)
     assert set(z.unique().tolist()) == {0.0, 1.0}
     assert torch.equal(z.view(-1, 2, 3).sum(-1), torch.ones(20_000, 2))
     probs = logits.view(2, 3).softmax(-1).flatten()
