@@ -43,11 +43,12 @@ from runners.cli import EXIT_OK, Parser, UserError, check_device, positive, run_
 from runners.estimate import random_transition
 from runners.grid import make_cells, split
 from runners.loop import PHASES, Loop
-from runners.process import setup_process
+from runners.process import How, setup_process
 from runners.protocols import DIFFSR
 from runners.rundir import RunDirectory
 
 OBS_DIM, ACTION_DIM, BATCH = 17, 6, 256
+STATES = Spaces((OBS_DIM,), ACTION_DIM)
 STORED = 5_000  # transitions in memory before updates are timed
 LEARNINGS = 4  # updates that learn, at first, to find the period after which work repeats
 MOST_LEARNINGS = 64
@@ -198,11 +199,14 @@ def rates(device: torch.device) -> dict[str, float]:
 # ---------------------------------------------------------------- update and action
 
 
-def ready_agent(algo: str, device: torch.device, stored: int = STORED) -> Agent:
-    """An agent with default options and a filled memory, past its random steps."""
-    kind = algos.load(algo)
+def ready_agent(
+    algo: str, device: torch.device, stored: int = STORED, spaces: Spaces = STATES, preset: str = ""
+) -> Agent:
+    """An agent with default options, or a preset's, and a filled memory, past its random steps."""
+    kind = algos.versions(algos.load(algo))["pixels" if spaces.pixels else "state"]
     warm = {"random_steps": 0} if hasattr(kind.Config, "random_steps") else {}
-    agent = kind(Spaces((OBS_DIM,), ACTION_DIM), build_config(kind.Config, warm), [0], device)
+    options = {**(kind.presets[preset] if preset else {}), **warm}
+    agent = kind(spaces, build_config(kind.Config, options), [0], device)
     rng = np.random.default_rng(0)
     for k in range(1, stored + 1):  # with ends: some agents learn from whole episodes only
         agent.observe(random_transition(agent.spaces, rng, terminated=k % 100 == 0))
@@ -312,7 +316,7 @@ def training_loop(algo: str, task: str, device: str, warm: int, episodes: int) -
     with TemporaryDirectory() as folder:
         directory = RunDirectory(cell, Path(folder))
         directory.lock()
-        loop = Loop(cell, directory, device)
+        loop = Loop(cell, directory, How(device))
         loop.start()
         yield loop
         loop.close()
@@ -429,6 +433,22 @@ def describe(sb3: AgainstSB3) -> str:
     )
 
 
+def chosen(text: str, kind: str) -> list[str]:
+    """The algorithms of a comma list, or all, that take this kind of observation.
+
+    Raises:
+        UserError: the list is empty, or names one that does not.
+    """
+    fitting = [name for name in algos.list_algos() if kind in algos.versions(algos.load(name))]
+    names = fitting if text == "all" else split(text)
+    if not names:
+        raise UserError(f"--algos: name some of {', '.join(fitting)}, or all")
+    for name in names:
+        if kind not in algos.versions(algos.load(name)):
+            raise UserError(f"--algos {name}: it takes no {kind} observations, which this measures")
+    return names
+
+
 def _arguments(arguments: list[str] | None) -> Any:
     parser = Parser("runners.bench", __doc__ or "")
     parser.add_argument("--algos", default="all", metavar="NAMES", help="comma list, or all")
@@ -436,12 +456,7 @@ def _arguments(arguments: list[str] | None) -> Any:
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
     options = parser.parse_args(arguments)
-    options.algos = algos.list_algos() if options.algos == "all" else split(options.algos)
-    if not options.algos:
-        raise UserError(f"--algos: name some of {', '.join(algos.list_algos())}, or all")
-    for name in options.algos:
-        if "state" not in algos.load(name).observation_kinds:
-            raise UserError(f"--algos {name}: it takes no state observations, which this measures")
+    options.algos = chosen(options.algos, "state")
     positive("repeats", options.repeats)
     check_device(options.device)
     if options.json and not options.json.resolve().parent.is_dir():

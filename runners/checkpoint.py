@@ -3,15 +3,22 @@
 A checkpoint is a folder `step-<n>` with `manifest.json` (structure, numbers, texts) and
 `tensors.safetensors`. It is written under another name, flushed to disk and renamed, so
 that a folder of that name is always whole; the previous one is removed only then.
+
+Blocks of a memory that never change again (`algos.blocks`) lie beside these folders, in
+`blocks/<checksum>`. Each is written once and named by every checkpoint that needs it; what
+no checkpoint names any more is removed with the previous checkpoint.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +28,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from algos.blocks import Block
+
 FORMAT = 1
+BLOCKS = "blocks"  # folder beside the checkpoints
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -29,8 +39,12 @@ class CheckpointError(ValueError):
     """A checkpoint cannot be used; the message is one line."""
 
 
-def _encode(node: Any, arrays: Arrays) -> Any:
+def _encode(node: Any, arrays: Arrays, blocks: dict[str, Block]) -> Any:
     """Replace arrays by their names; everything else becomes plain JSON with tags."""
+    if isinstance(node, Block):
+        blocks[node.digest] = node
+        shape, dtype = list(node.array.shape), str(node.array.dtype)
+        return {"block": {"sha256": node.digest, "shape": shape, "dtype": dtype}}
     if isinstance(node, torch.Tensor | np.ndarray):
         kind = "tensor" if isinstance(node, torch.Tensor) else "array"
         name = str(len(arrays))
@@ -41,19 +55,22 @@ def _encode(node: Any, arrays: Arrays) -> Any:
         arrays[name] = np.array(values, order="C")
         return {kind: name}
     if isinstance(node, dict):
-        return {"dict": [[_encode(k, arrays), _encode(v, arrays)] for k, v in node.items()]}
+        pairs = [[_encode(part, arrays, blocks) for part in item] for item in node.items()]
+        return {"dict": pairs}
     if isinstance(node, list | tuple):
         kind = "tuple" if isinstance(node, tuple) else "list"
-        return {kind: [_encode(item, arrays) for item in node]}
+        return {kind: [_encode(item, arrays, blocks) for item in node]}
     if node is None or isinstance(node, bool | int | float | str):
         return node
     raise TypeError(f"state holds a {type(node).__name__}, which a checkpoint cannot keep")
 
 
-def _decode(node: Any, arrays: Arrays) -> Any:
+def _decode(node: Any, arrays: Arrays, blocks: Callable[..., Block]) -> Any:
     if not isinstance(node, dict):
         return node
     ((kind, value),) = node.items()
+    if kind == "block":
+        return blocks(**value)
     if kind == "tensor":
         return torch.from_numpy(arrays[value])
     if kind == "bfloat16":
@@ -61,11 +78,41 @@ def _decode(node: Any, arrays: Arrays) -> Any:
     if kind == "array":
         return arrays[value]
     if kind == "dict":
-        return {_decode(k, arrays): _decode(v, arrays) for k, v in value}
+        return {_decode(k, arrays, blocks): _decode(v, arrays, blocks) for k, v in value}
     if kind not in ("list", "tuple"):
         raise ValueError(f"unknown kind {kind!r}")
-    items = [_decode(item, arrays) for item in value]
+    items = [_decode(item, arrays, blocks) for item in value]
     return tuple(items) if kind == "tuple" else items
+
+
+def _read_block(folder: Path, on_disk: bool, sha256: str, shape: list[int], dtype: str) -> Block:
+    if not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise ValueError(f"bad name of a block {sha256!r}")
+    path = folder / BLOCKS / sha256
+    if _digest(path) != sha256:
+        raise ValueError(f"{path} has another checksum")
+    block = Block.of_file(path, shape, dtype)
+    return block if on_disk else Block(block.array.copy())
+
+
+def _write_blocks(folder: Path, blocks: Mapping[str, Block], on_disk: bool) -> None:
+    """Write what is not there yet, and let the memory read it from there if `on_disk`."""
+    place = folder / BLOCKS
+    if blocks:
+        place.mkdir(parents=True, exist_ok=True)
+    written = False
+    for name, block in blocks.items():
+        path = place / name
+        if not path.exists():
+            partial = place / "partial"
+            np.ascontiguousarray(block.array).tofile(partial)
+            _sync(partial)
+            partial.replace(path)
+            written = True
+        if on_disk:
+            block.move_to(path)
+    if written:
+        _sync(place)
 
 
 def _sync(path: Path) -> None:
@@ -76,22 +123,24 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a small text file so that it is never seen half-written."""
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a small file so that it is never seen half-written."""
     # Two sweeps may begin the same experiment at once, also on two machines.
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    partial.write_text(text)
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
     _sync(partial)
     partial.replace(path)
 
 
-def save(folder: Path, step: int, state: Any) -> Path:
+def save(folder: Path, step: int, state: Any, blocks_on_disk: bool = True) -> Path:
     """Write `state` as the newest checkpoint of `folder` and remove older ones.
 
     Args:
         folder: where checkpoints live; made if missing.
         step: environment step, which names the checkpoint.
-        state: nested dicts, lists and tuples of tensors, arrays, numbers and texts.
+        state: nested dicts, lists and tuples of tensors, arrays, blocks, numbers and texts.
+        blocks_on_disk: read written blocks from their files from now on, which frees main
+            memory; False keeps them in it too.
     """
     partial, final = folder / "partial", folder / f"step-{step:09d}"
     if same := sorted(folder.glob(f"{final.name}*")):
@@ -100,7 +149,9 @@ def save(folder: Path, step: int, state: Any) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     arrays: Arrays = {}
-    tree = _encode(state, arrays)
+    blocks: dict[str, Block] = {}
+    tree = _encode(state, arrays, blocks)
+    _write_blocks(folder, blocks, blocks_on_disk)
     tensors = partial / "tensors.safetensors"
     save_file(arrays, tensors)
     sums = {"tensors": _digest(tensors), "state": _text_digest(tree)}
@@ -113,6 +164,9 @@ def save(folder: Path, step: int, state: Any) -> Path:
     _sync(folder)
     for path in older:
         shutil.rmtree(path)
+    for path in (folder / BLOCKS).glob("*"):
+        if path.name not in blocks:
+            path.unlink()
     return final
 
 
@@ -126,8 +180,12 @@ def _text_digest(tree: Any) -> str:
     return hashlib.sha256(json.dumps(tree).encode()).hexdigest()
 
 
-def load(folder: Path) -> Any | None:
+def load(folder: Path, blocks_on_disk: bool = True) -> Any | None:
     """Return the newest state saved in `folder`, or None if there is none.
+
+    Args:
+        folder: where checkpoints live.
+        blocks_on_disk: as in `save`.
 
     Raises:
         CheckpointError: the newest checkpoint is damaged or of another format.
@@ -150,7 +208,8 @@ def load(folder: Path) -> Any | None:
         if found != manifest["sha256"]:
             raise CheckpointError(f"checkpoint {path} is damaged (checksum differs); {hint}")
         arrays = load_file(path / "tensors.safetensors")
-        return _decode(manifest["state"], arrays)
+        read_block = functools.partial(_read_block, folder, blocks_on_disk)
+        return _decode(manifest["state"], arrays, read_block)
     except (OSError, LookupError, TypeError, ValueError, RecursionError, SafetensorError) as error:
         if isinstance(error, CheckpointError):
             raise

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from algos import UnknownAlgo
 from algos.config import OptionError
-from envs import UnknownTask
+from envs import NoRendering, UnknownTask
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -49,7 +49,7 @@ def run_main(main: Callable[[], int]) -> NoReturn:
     """Run a command line; a user's mistake becomes one line and exit code 2."""
     try:
         sys.exit(main())
-    except (UserError, OptionError, UnknownAlgo, UnknownTask) as error:
+    except (UserError, OptionError, UnknownAlgo, UnknownTask, NoRendering) as error:
         fail(error)
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}" if error.filename else error)

@@ -19,7 +19,9 @@ import torch
 
 import envs
 from algos.agent import Agent, Array, Spaces, Transition
+from algos.blocks import Block, Rows
 from runners.loop import make_agent, make_env
+from runners.options import frame_bytes
 from runners.rundir import Cell
 
 PROBE_SECONDS = 1.0
@@ -35,8 +37,8 @@ class Estimate:
     Attributes:
         seconds: wall time of the run on one core.
         memory: bytes of the worker at its end: the process with its libraries, and twice the
-            agent's state, since writing a checkpoint makes a copy.
-        disk: bytes of its largest checkpoint.
+            agent's state, since writing a checkpoint makes a copy; of frames only a part.
+        disk: bytes of its checkpoints at their largest: two while one is written, frames once.
     """
 
     seconds: float
@@ -65,7 +67,12 @@ def random_transition(
     def normal(*shape: int) -> Array:
         return rng.standard_normal((1, *shape), np.float32)
 
-    obs, next_obs = normal(*spaces.obs_shape), normal(*spaces.obs_shape)
+    def see() -> Array:
+        if spaces.pixels:
+            return rng.integers(0, 256, (1, *spaces.obs_shape), np.uint8)
+        return normal(*spaces.obs_shape)
+
+    obs, next_obs = see(), see()
     action, ends = np.tanh(normal(spaces.action_dim)), np.array([terminated])
     return Transition(obs, action, normal(), next_obs, ends, np.zeros(1, bool))
 
@@ -108,7 +115,9 @@ def time_learning(agent: Agent, seconds: float) -> tuple[float, int]:
 
 
 def tensor_bytes(node: object) -> int:
-    """Bytes of all tensors in a nested state."""
+    """Bytes of all tensors and blocks in a nested state."""
+    if isinstance(node, Block):
+        return node.array.nbytes
     if isinstance(node, torch.Tensor):
         return node.numel() * node.element_size()
     if isinstance(node, dict):
@@ -118,11 +127,16 @@ def tensor_bytes(node: object) -> int:
     return 0
 
 
+def peak_bytes() -> int:
+    """The most main memory that this process has had so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 @cache
 def process_bytes() -> int:
     """Bytes of this process before the first probe: the interpreter and its libraries."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak_bytes()
 
 
 def estimate(cell: Cell, device: str) -> Estimate:
@@ -133,15 +147,16 @@ def estimate(cell: Cell, device: str) -> Estimate:
     env.reset()
     agent = make_agent(cell, device)
     empty = tensor_bytes(agent.state_dict())
-    warm = min(int(cell.config.get("random_steps", 0)), rules.steps)
+    agent_steps = rules.steps // task.action_repeat
+    warm = min(int(cell.config.get("random_steps", 0)), agent_steps)
     probe = 300
     _feed(agent, probe)
     per_transition = (tensor_bytes(agent.state_dict()) - empty) / probe
     # The probe must learn, so the random steps are behind it before it is timed.
-    stored = max(probe, min(warm + LEAD, rules.steps), warm + 1)
+    stored = max(probe, min(warm + LEAD, agent_steps), warm + 1)
     _feed(agent, stored - probe)
-    obs = np.zeros((1, 1, *task.obs_shape), np.float32)
-    batch = np.zeros((1, rules.eval_episodes, *task.obs_shape), np.float32)
+    obs: Array = np.zeros((1, 1, *task.obs_shape), agent.obs_dtype)
+    batch: Array = np.zeros((1, rules.eval_episodes, *task.obs_shape), agent.obs_dtype)
     action = np.zeros(task.action_dim)
 
     def step() -> None:
@@ -154,16 +169,17 @@ def estimate(cell: Cell, device: str) -> Estimate:
     evaluate = _time(lambda: agent.act(batch, False), 0.3)
     update, further = time_learning(agent, PROBE_SECONDS)
     env.close()
-    agent_steps = rules.steps / task.action_repeat
-    learning = max(0.0, (rules.steps - warm) / task.action_repeat)
+    learning = max(0, agent_steps - warm)
     evaluations = np.ceil(rules.steps / rules.eval_every)
     per_evaluation = task.max_episode_steps * (evaluate + rules.eval_episodes * env_time)
     seconds = agent_steps * env_time + learning * (act + update) + evaluations * per_evaluation
     capacity = getattr(agent.config, "replay_capacity", 0)
     kept = per_transition * min(stored + further, capacity)
     networks = tensor_bytes(agent.state_dict()) - kept  # with its optimisers, which begin late
-    disk = int(networks + per_transition * min(agent_steps, capacity))
-    return Estimate(float(seconds), base + 2 * disk, disk)
+    frames = frame_bytes(cell)
+    rest = int(networks + per_transition * min(agent_steps, capacity)) - frames
+    in_memory = min(frames, 16 * Rows.READ_AHEAD)
+    return Estimate(float(seconds), base + 2 * rest + in_memory, 2 * rest + frames)
 
 
 def estimates(cells: Sequence[Cell], device: str) -> list[Estimate]:

@@ -48,9 +48,11 @@ def resolve(
     Later ones win: defaults, the method's published options of the task, what the
     protocol sets for all agents that collect random steps, the preset, the user's own.
     """
-    values: dict[str, Any] = dict(kind.task_overrides.get(task, {}))
+    plain, repeat = task.partition("@")[0], envs.task(task).action_repeat
+    values: dict[str, Any] = dict(kind.task_overrides.get(plain, {}))
     if hasattr(kind.Config, "random_steps"):
-        values["random_steps"] = protocol.random_steps
+        # Agents count their own steps, protocols those of the simulator.
+        values["random_steps"] = protocol.random_steps // repeat
     values |= kind.presets.get(protocol.preset, {})
     if preset:
         if preset not in kind.presets:
@@ -84,12 +86,10 @@ def make_cells(
         if algos.load(sources.setdefault(name, source)) is not algos.load(source):
             raise UserError(f"--algos {source}: {sources[name]} has the name {name} too")
     overrides = parse_overrides(sets, list(sources))
-    tasks = list(dict.fromkeys(tasks))
-    for task in tasks:
-        envs.task(task)
+    tasks = list(dict.fromkeys(envs.task(task).id for task in tasks))
     methods = []
     for algo, preset in dict.fromkeys((algos.name_of(source), preset) for source, preset in pairs):
-        kind = algos.load(sources[algo])
+        agent = algos.load(sources[algo])
         own = overrides.get(algo, {})
         variant = ",".join([*([preset] if preset else []), *(f"{k}={v}" for k, v in own.items())])
         if "/" in variant:
@@ -98,6 +98,7 @@ def make_cells(
         if len(os.fsencode(label)) > MOST_LABEL_BYTES:
             raise UserError(f"--set {algo}: {len(own)} values make too long a name for a folder")
         for task in tasks:
+            kind = agent_for(agent, task) or agent
             config = _resolve(kind, algo, task, protocol, preset, own)
             methods.append((task, algo, label, config))
     return [
@@ -116,10 +117,16 @@ def parse_entry(entry: str) -> tuple[str, str]:
 
 def unsupported(cell: Cell) -> str | None:
     """Why the cell's agent cannot be asked for its task, None if it can."""
-    takes, gives = algos.load(cell.source).observation_kinds, envs.task(cell.task).observation_kind
-    if gives in takes:
+    agent, gives = algos.load(cell.source), envs.task(cell.task).observation_kind
+    if agent_for(agent, cell.task) is not None:
         return None
-    return f"{cell.algo} takes {' or '.join(takes)} observations, {cell.task} gives {gives}"
+    takes = " or ".join(algos.versions(agent))
+    return f"{cell.algo} takes {takes} observations, {cell.task} gives {gives}"
+
+
+def agent_for(agent: type[Agent], task: str) -> type[Agent] | None:
+    """The agent as it takes the task's observations, None if it does not."""
+    return algos.versions(agent).get(envs.task(task).observation_kind)
 
 
 def _file(source: str) -> str | None:

@@ -24,14 +24,17 @@ import envs
 from algos.agent import Agent, Spaces, Transition
 from algos.config import build_config
 from runners import checkpoint, manifest
+from runners.grid import agent_for
+from runners.process import How
 from runners.rundir import Cell, RunDirectory
 from runners.seeding import derive_seed
 
 Array = NDArray[Any]
 
 EVALUATION_COLUMNS = ("env_step", "episode", "return", "length", "success")
+SUCCESS_COLUMN = "final_success"  # of tasks that report success: at the last step of the episode
+DEFAULT = How()
 PHASES = ("env", "act", "update", "eval")
-CHECKPOINT_SECONDS = 60.0
 
 
 class Diverged(Exception):
@@ -50,9 +53,9 @@ class Progress:
     last_return: float | None
 
 
-def make_env(task: str, seed: int | None = None) -> gymnasium.Env[Any, Any]:
-    """The task with actions in [-1, 1], mapped linearly onto its own box."""
-    env = envs.make(task, seed=seed)
+def make_env(task: str, seed: int | None = None, **options: Any) -> gymnasium.Env[Any, Any]:
+    """The task with actions in [-1, 1], mapped linearly onto its own box; see `envs.make`."""
+    env = envs.make(task, seed=seed, **options)
     box = env.action_space
     assert isinstance(box, gymnasium.spaces.Box)
     if np.all(box.low == -1.0) and np.all(box.high == 1.0):
@@ -62,7 +65,8 @@ def make_env(task: str, seed: int | None = None) -> gymnasium.Env[Any, Any]:
 
 def make_agent(cell: Cell, device: str) -> Agent:
     """The cell's agent, with one replica."""
-    kind, task = algos.load(cell.source), envs.task(cell.task)
+    kind, task = agent_for(algos.load(cell.source), cell.task), envs.task(cell.task)
+    assert kind is not None, "an unsupported cell is never run"
     config = build_config(kind.Config, cell.config)
     seed = derive_seed("agent", cell.task, cell.algo, cell.seed)
     return kind(Spaces(task.obs_shape, task.action_dim), config, [seed], device)
@@ -74,25 +78,23 @@ class Loop:
     Args:
         cell: what to run.
         directory: where its files go; already locked.
-        device: cpu, cuda or cuda:N.
+        how: device, checkpoints and the like.
         should_stop: asked at every step; True saves and raises `Interrupted`.
         report: called with the progress at every step.
-        checkpoint_seconds: wall time between checkpoints; it never changes a result.
     """
 
     def __init__(
         self,
         cell: Cell,
         directory: RunDirectory,
-        device: str = "cpu",
+        how: How = DEFAULT,
         should_stop: Callable[[], bool] = lambda: False,
         report: Callable[[Progress], None] = lambda progress: None,
-        checkpoint_seconds: float = CHECKPOINT_SECONDS,
     ) -> None:
         self.cell, self.rules, self.directory = cell, cell.protocol, directory
         self.should_stop, self.report = should_stop, report
-        self.checkpoint_seconds = checkpoint_seconds
-        self.agent = make_agent(cell, device)
+        self.how = how
+        self.agent = make_agent(cell, how.device)
         # The streams of the environment do not depend on the algorithm: every method
         # of a seed index meets the same start states.
         self.env = make_env(cell.task, seed=derive_seed("train", cell.task, cell.seed))
@@ -109,7 +111,7 @@ class Loop:
 
     def start(self) -> bool:
         """Continue from the newest checkpoint, or reset; True if it continues."""
-        state = checkpoint.load(self.directory.checkpoints)
+        state = checkpoint.load(self.directory.checkpoints, self.how.frames_on_disk)
         if state is None:
             self.directory.restore({})
             self.obs, _ = self.env.reset()
@@ -160,7 +162,7 @@ class Loop:
                     return
                 if self.should_stop():
                     raise Interrupted
-                if time.monotonic() - saved >= self.checkpoint_seconds:
+                if time.monotonic() - saved >= self.how.checkpoint_seconds:
                     self.save()
                     saved = time.monotonic()
                 self.train_step()
@@ -171,7 +173,9 @@ class Loop:
 
     def save(self) -> None:
         """Write a checkpoint."""
-        checkpoint.save(self.directory.checkpoints, self.step, self.state())
+        checkpoint.save(
+            self.directory.checkpoints, self.step, self.state(), self.how.frames_on_disk
+        )
         self.directory.sync()
 
     def close(self) -> None:
@@ -239,13 +243,18 @@ class Loop:
         self.seconds["eval"] += time.perf_counter() - start
         self.evaluated = self.step
         self.last_return = float(np.mean([row[2] for row in rows]))
-        self.directory.append("evaluations", EVALUATION_COLUMNS, rows)
+        judged = envs.task(self.cell.task).reports_success
+        columns = (*EVALUATION_COLUMNS, SUCCESS_COLUMN) if judged else EVALUATION_COLUMNS
+        self.directory.append("evaluations", columns, [row[: len(columns)] for row in rows])
         timing = [self.step, *(round(self.seconds[phase], 3) for phase in PHASES)]
         self.directory.append("timing", ("env_step", *PHASES), [timing])
         self.report(Progress(self.step, self.last_return))
 
-    def _evaluation_rows(self) -> list[tuple[int, int, float, int, object]]:
-        """Episodes with start states that depend on task, seed index and step alone."""
+    def _evaluation_rows(self) -> list[tuple[int, int, float, int, object, object]]:
+        """Episodes with start states that depend on task, seed index and step alone.
+
+        Success counts if any step of the episode reports it; beside it stands that of the last.
+        """
         count = self.rules.eval_episodes
         while len(self.eval_envs) < count:
             self.eval_envs.append(make_env(self.cell.task))
@@ -253,7 +262,7 @@ class Loop:
         starts = [env.reset(seed=derive_seed(*axes, i))[0] for i, env in enumerate(self.eval_envs)]
         obs = np.stack(starts)
         returns, lengths = np.zeros(count), np.zeros(count, int)
-        success = np.full(count, np.nan)
+        success, final = np.full(count, np.nan), np.full(count, np.nan)
         active = np.ones(count, bool)
         while active.any():
             if self.should_stop():
@@ -267,10 +276,12 @@ class Loop:
                 lengths[i] += 1
                 if "success" in info:
                     success[i] = np.fmax(success[i], float(info["success"]))
+                    final[i] = float(info.get("success_now", info["success"]))
                 active[i] = not (terminated or truncated)
-        reached = ["" if np.isnan(s) else int(s) for s in success]
+        reached, held = (["" if np.isnan(s) else int(s) for s in part] for part in (success, final))
         return [
-            (self.step, i, float(returns[i]), int(lengths[i]), reached[i]) for i in range(count)
+            (self.step, i, float(returns[i]), int(lengths[i]), reached[i], held[i])
+            for i in range(count)
         ]
 
 
@@ -278,11 +289,12 @@ def _transition(
     obs: Array, action: Array, reward: Any, next_obs: Array, terminated: Any, truncated: Any
 ) -> Transition:
     """A step of the one replica of this loop."""
+    kind = np.uint8 if obs.dtype == np.uint8 else np.float32
     return Transition(
-        obs=np.asarray(obs, np.float32)[None],
+        obs=np.asarray(obs, kind)[None],
         action=action[None],
         reward=np.array([reward], np.float32),
-        next_obs=np.asarray(next_obs, np.float32)[None],
+        next_obs=np.asarray(next_obs, kind)[None],
         terminated=np.array([terminated], bool),
         truncated=np.array([truncated], bool),
     )
@@ -296,10 +308,9 @@ def _crossed(step: int, size: int, every: int) -> bool:
 def run_cell(
     cell: Cell,
     experiment: Path,
-    device: str = "cpu",
+    how: How = DEFAULT,
     should_stop: Callable[[], bool] = lambda: False,
     report: Callable[[Progress], None] = lambda progress: None,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> str:
     """Run one cell to its end and record how it ended in run.json.
 
@@ -319,7 +330,7 @@ def run_cell(
         return "running"
     if directory.status() == "done":  # another process ended it just before the lock
         return "done"
-    record = directory.read_manifest() or manifest.build(cell, device)
+    record = directory.read_manifest() or manifest.build(cell, how.device)
     loop: Loop | None = None
     began, before = time.monotonic(), float(record["wall_seconds"])
 
@@ -330,13 +341,13 @@ def run_cell(
         return status
 
     try:
-        loop = Loop(cell, directory, device, should_stop, report, checkpoint_seconds)
+        loop = Loop(cell, directory, how, should_stop, report)
         if loop.start():
             record["resumed"] += 1
             if record["code"] != manifest.code_version():
                 record["earlier_code"] = [*record.get("earlier_code", []), record["code"]]
         else:
-            record = manifest.build(cell, device)
+            record = manifest.build(cell, how.device)
             before = 0.0
         record.update(status="running", reason=None, code=manifest.code_version())
         directory.write_manifest(record)
@@ -355,6 +366,7 @@ def run_cell(
         if loop is not None:
             loop.close()
     # In this order: a kill in between must not leave an unfinished cell without checkpoint.
+    checkpoint.save(directory.policy, loop.step, loop.agent.policy_state())
     finish("done")
     checkpoint.remove(directory.checkpoints)
     return "done"

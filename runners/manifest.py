@@ -75,7 +75,9 @@ def now() -> str:
 
 def build(cell: Cell, device: str) -> dict[str, Any]:
     """The run.json of a cell that starts now."""
-    agent, task = algos.load(cell.source), asdict(envs.task(cell.task))
+    agent, facts_of_task = algos.load(cell.source), envs.task(cell.task)
+    agent = algos.versions(agent).get(facts_of_task.observation_kind, agent)
+    task = asdict(facts_of_task)
     facts = ("obs_shape", "action_dim", "max_episode_steps", "terminates", "action_repeat")
     record = {
         "format": FORMAT,
@@ -90,7 +92,7 @@ def build(cell: Cell, device: str) -> dict[str, Any]:
         "steps": cell.protocol.steps,
         "config": dict(cell.config),
         "protocol": cell.protocol.manifest(),
-        "task_facts": {name: task[name] for name in (*facts, "source")},
+        "task_facts": {name: task[name] for name in (*facts, "source")} | dict(task["facts"]),
         "code": code_version(),
         "packages": package_versions(),
         "machine": machine(),

@@ -5,12 +5,19 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 import algos
+import envs
 from algos.config import describe_options
+from algos.pixels import FRAME
+from envs.pixels import gl_problem
 from runners.cli import Parser, UserError
 from runners.protocols import PROTOCOLS, Protocol
+from runners.rundir import Cell
 
 FREE_BYTES = 200 << 20
 
@@ -25,6 +32,12 @@ def add_common(parser: Parser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument(
         "--checkpoint-seconds", type=float, default=60.0, help="wall time between checkpoints"
+    )
+    parser.add_argument(
+        "--frames",
+        default="disk",
+        choices=("disk", "memory"),
+        help="where frames are read from once a checkpoint holds them; memory takes their size",
     )
 
 
@@ -62,13 +75,34 @@ def check_disk(experiment: Path, needed: int = 0) -> None:
         )
 
 
+def check_drawing(cells: Sequence[Cell]) -> None:
+    """Refuse to start runs from pixels where nothing can be drawn."""
+    for cell in cells:
+        problem = gl_problem()
+        if problem and envs.task(cell.task).observation_kind == "pixels":
+            raise UserError(f"--tasks {cell.task}: {problem}")
+
+
+def frame_bytes(cell: Cell) -> int:
+    """Disk that the frames of a run need; 0 where observations are vectors."""
+    task = envs.task(cell.task)
+    if task.observation_kind != "pixels":
+        return 0
+    steps = cell.protocol.steps // task.action_repeat
+    frames = steps + steps // task.max_episode_steps + 1
+    kept = min(frames, int(cell.config.get("replay_capacity", frames)))
+    return kept * int(np.prod(task.obs_shape[1:])) * FRAME
+
+
 def options_text(names: list[str]) -> str:
     """All options of some algorithms, as the end of `--help`."""
     lines = []
     for name in names:
-        agent = algos.load(name)
-        lines.append(f"options of {name} ({agent.title}), presets: {', '.join(agent.presets)}")
-        for option, default, doc in describe_options(agent.Config):
-            lines.append(f"  {option}={default}: {doc}")
-        lines.append("")
+        for agent in dict.fromkeys(algos.versions(algos.load(name)).values()):
+            kinds = " and ".join(agent.observation_kinds)
+            presets = ", ".join(agent.presets)
+            lines.append(f"options of {name} ({agent.title}, {kinds}), presets: {presets}")
+            for option, default, doc in describe_options(agent.Config):
+                lines.append(f"  {option}={default}: {doc}")
+            lines.append("")
     return "\n".join(lines)

@@ -5,9 +5,25 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from dataclasses import dataclass
 
 # Read by the matrix libraries when they load, so before torch is imported.
 THREAD_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+@dataclass(frozen=True)
+class How:
+    """How a run is done; nothing of it changes a result, but for the device's rounding.
+
+    Attributes:
+        device: cpu, cuda or cuda:N.
+        checkpoint_seconds: wall time between checkpoints.
+        frames_on_disk: read frames from the checkpoint that holds them, not from memory.
+    """
+
+    device: str = "cpu"
+    checkpoint_seconds: float = 60.0
+    frames_on_disk: bool = True
 
 
 def setup_process() -> None:

@@ -115,7 +115,118 @@ QVPO = Protocol(
     note="QVPO, Table 1: arXiv 2405.16173, run on v5 tasks where the paper used v3",
 )
 
-PROTOCOLS = {protocol.name: protocol for protocol in (QUICK, DIFFSR, QVPO)}
+METAWORLD = Protocol(
+    name="metaworld",
+    tasks=(
+        "metaworld/bin-picking",
+        "metaworld/box-close",
+        "metaworld/button-press",
+        "metaworld/door-open",
+        "metaworld/drawer-close",
+        "metaworld/hammer",
+        "metaworld/stick-push",
+        "metaworld/sweep",
+    ),
+    seeds=5,
+    steps=1_000_000,
+    random_steps=4_000,
+    eval_every=10_000,
+    eval_episodes=10,
+    log_every=1_000,
+    reported=("last", "best"),
+    note="Diff-SR, Meta-World figure: arXiv 2406.16121, 84x84 pixels; run on Meta-World v3",
+)
+
+POMDP = Protocol(
+    name="pomdp",
+    tasks=(
+        "pomdp/HalfCheetah",
+        "pomdp/Humanoid",
+        "pomdp/Walker",
+        "pomdp/Ant",
+        "pomdp/Hopper",
+        "pomdp/Pendulum",
+    ),
+    seeds=4,
+    steps=200_000,
+    random_steps=25_000,
+    eval_every=5_000,
+    eval_episodes=10,
+    log_every=1_000,
+    reported=("last4", "last"),
+    note="Diff-SR, Table 3: arXiv 2406.16121, appendix E; evaluated as its Table 1",
+)
+
+DMC = Protocol(
+    name="dmc",
+    tasks=(
+        "dmc/cheetah-run",
+        "dmc/walker-run",
+        "dmc/hopper-hop",
+        "dmc/humanoid-run",
+    ),
+    seeds=4,
+    steps=200_000,
+    random_steps=10_000,
+    eval_every=5_000,
+    eval_episodes=10,
+    log_every=1_000,
+    reported=("last4", "last"),
+    note="DMControl from states, 200,000 steps: the tasks of LV-Rep's table, arXiv 2212.08765",
+)
+
+PIXELS = Protocol(
+    name="pixels",
+    tasks=(
+        "dmc/cartpole-balance@pixels",
+        "dmc/cheetah-run@pixels",
+        "dmc/walker-walk@pixels",
+        "dmc/reacher-easy@pixels",
+    ),
+    seeds=5,
+    steps=1_000_000,
+    random_steps=4_000,
+    eval_every=10_000,
+    eval_episodes=10,
+    log_every=1_000,
+    reported=("last", "best"),
+    note="DMControl from 84x84 pixels: DrQ-v2, arXiv 2107.09645, action repeat 2",
+)
+
+QUICK_PIXELS = Protocol(
+    name="quick-pixels",
+    tasks=("dmc/cartpole-balance@pixels+size=64", "metaworld/drawer-close@size=64"),
+    seeds=1,
+    steps=3_000,
+    random_steps=1_000,
+    eval_every=1_000,
+    eval_episodes=2,
+    log_every=250,
+    reported=("last",),
+    preset="quick",
+    reduced=True,
+    note="some minutes on two cores: 64x64 pixels, small networks, few steps",
+)
+
+TOY = Protocol(
+    name="toy",
+    tasks=("toy/bandit",),
+    seeds=3,
+    steps=1_000,
+    random_steps=64,
+    eval_every=100,
+    eval_episodes=100,
+    log_every=100,
+    reported=("last",),
+    preset="quick",
+    reduced=True,
+    note="QVPO, figure 2: arXiv 2405.16173, exploration on a bandit; small networks, few steps",
+)
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (QUICK, DIFFSR, QVPO, POMDP, METAWORLD, DMC, PIXELS, QUICK_PIXELS, TOY)
+}
 
 
 def protocol(name: str) -> Protocol:

@@ -24,7 +24,7 @@ from runners import checkpoint
 Algo = type[Agent]
 Rule = Callable[[Algo], None]
 
-KINDS = {"state": (5,), "pixels": (9, 84, 84)}
+KINDS = {"state": (5,), "pixels": (9, 20, 20)}
 ACTION_DIM = 3
 SMALL = {"random_steps": 20, "batch_size": 16, "replay_capacity": 32, "rollout_steps": 32}
 UPDATES = 15
@@ -72,8 +72,23 @@ def build(algo: Algo, seeds: Sequence[int] = (0,), **options: Any) -> Agent:
 
 def observation(keys: Sequence[int], t: int, shape: tuple[int, ...]) -> Array:
     """What replicas with these keys see at step t, `[R, *shape]`, whatever they do."""
-    rows = [np.random.default_rng([key, t]).standard_normal(shape, np.float32) for key in keys]
-    return np.stack(rows)
+    streams = [np.random.default_rng([key, t]) for key in keys]
+    if len(shape) == 3:
+        return np.stack([rng.integers(0, 256, shape, np.uint8) for rng in streams])
+    return np.stack([rng.standard_normal(shape, np.float32) for rng in streams])
+
+
+def shifted(obs: Array, offset: float) -> Array:
+    """`obs` moved by `offset`; pixels stay within their range."""
+    if obs.dtype == np.uint8:
+        return (obs.astype(np.float32) + np.float32(offset)).clip(0, 255).astype(np.uint8)
+    return obs + np.float32(offset)
+
+
+def narrow(algo: Algo, kind: str) -> Algo:
+    """The same agent as if it took one kind of observation only."""
+    facts = {"observation_kinds": (kind,), "__module__": algo.__module__}
+    return type(algo.__name__, (algo,), facts)
 
 
 @dataclasses.dataclass
@@ -121,7 +136,8 @@ class Probe:
         kinds = ["terminated", "truncated"] if self.ending == "both" else [self.ending]
         flag = kinds[self.t // 3 % len(kinds)] if self.t % 3 == 2 else "neither"
         next_obs = observation(self.keys, self.t + 1, self.agent.spaces.obs_shape)
-        reward = next_obs.reshape(replicas, -1)[:, 0] + 0.1 * action.sum(-1)
+        scale = 1.0 / 64.0 if next_obs.dtype == np.uint8 else 1.0
+        reward = scale * next_obs.reshape(replicas, -1)[:, 0] + 0.1 * action.sum(-1)
         return Transition(
             obs=obs.copy(),
             action=action.copy(),

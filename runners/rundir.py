@@ -2,7 +2,7 @@
 
     results/<experiment>/experiment.json
     results/<experiment>/<suite>/<task>/<algo>[@<variant>]/seed-<k>/
-        run.json  evaluations.csv  train.csv  timing.csv  checkpoint/
+        run.json  evaluations.csv  train.csv  timing.csv  checkpoint/  policy/
 
 The folder is the only state of a sweep. The CSV files of `evaluations` and `train` hold
 no clock, so that the same cell gives the same bytes twice on one machine.
@@ -137,6 +137,11 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
         return self.path / "checkpoint"
+
+    @property
+    def policy(self) -> Path:
+        """Folder of the trained policy, written at the end."""
+        return self.path / "policy"
 
     def read_manifest(self) -> dict[str, Any] | None:
         """run.json, or None if there is none yet.

@@ -16,6 +16,7 @@ from rich.table import Table
 
 import algos
 import envs
+from algos.agent import Agent
 from runners import manifest
 from runners.cli import (
     EXIT_AGAIN,
@@ -28,9 +29,18 @@ from runners.cli import (
     positive,
     run_main,
 )
-from runners.grid import make_cells, parse_seeds, split, unsupported
+from runners.grid import agent_for, make_cells, parse_seeds, split, unsupported
 from runners.launchers.local import LocalLauncher
-from runners.options import add_common, check_common, check_disk, experiment_path, options_text
+from runners.options import (
+    add_common,
+    check_common,
+    check_disk,
+    check_drawing,
+    experiment_path,
+    frame_bytes,
+    options_text,
+)
+from runners.process import How
 from runners.progress import View, clock, make_console
 from runners.protocols import protocol
 from runners.rundir import Cell, RunDirectory, open_experiment
@@ -42,8 +52,8 @@ def parser() -> Parser:
     names = ", ".join(algos.list_algos())
     result.add_argument(
         "--algos",
-        default=",".join(algos.list_algos()),
-        help=f"comma list of {names}, or ALGO@PRESET, or a .py file of your own",
+        help=f"comma list of {names}, or ALGO@PRESET, or a .py file of your own; "
+        "default: all that take the observations of one of the tasks",
     )
     result.add_argument("--tasks", help="comma list of task ids; default: the protocol's")
     result.add_argument("--seeds", help="a count like 4, or a list like 0,3,7")
@@ -64,24 +74,32 @@ def default_workers(device: str) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def takes_one_of(tasks: Sequence[str], agent: type[Agent]) -> bool:
+    """Whether the agent takes the observations of one of the tasks."""
+    return any(agent_for(agent, task) is not None for task in tasks)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = parser().parse_args(argv)
     rules = protocol(arguments.protocol).with_steps(arguments.steps)
     tasks = split(arguments.tasks) if arguments.tasks is not None else list(rules.tasks)
-    entries = split(arguments.algos)
+    entries = algos.list_algos() if arguments.algos is None else split(arguments.algos)
     for name, values, valid in (
         ("algos", entries, algos.list_algos()),
         ("tasks", tasks, envs.list_tasks()),
     ):
         if not values:
             raise UserError(f"--{name} '': valid {name} are {', '.join(valid)}")
+    if arguments.algos is None:
+        entries = [name for name in entries if takes_one_of(tasks, algos.load(name))]
     seeds = parse_seeds(arguments.seeds if arguments.seeds is not None else str(rules.seeds))
     cells = make_cells(entries, tasks, seeds, rules, arguments.set)
     device = check_device(arguments.device)
     asked = arguments.workers
     workers = default_workers(device) if asked is None else positive("workers", asked)
     check_common(arguments)
+    check_drawing([cell for cell in cells if unsupported(cell) is None])
     experiment = experiment_path(arguments, rules)
     console = make_console()
     if arguments.dry_run:
@@ -89,7 +107,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_disk(experiment)
     open_experiment(experiment, rules)
     waiting = unfinished(cells, experiment, console)
-    launcher = LocalLauncher(workers, device, arguments.checkpoint_seconds)
+    frames = [frame_bytes(cell) for cell in waiting if unsupported(cell) is None]
+    check_disk(experiment, sum(sorted(frames, reverse=True)[:workers]))
+    how = How(device, arguments.checkpoint_seconds, arguments.frames == "disk")
+    launcher = LocalLauncher(workers, how)
     with View(waiting, console, f"{experiment} ({rules.name})") as view:
         supported = [cell for cell in waiting if not refused(cell, experiment, device, view)]
         finished = launcher.run(supported, experiment, view) if supported else True
@@ -161,7 +182,7 @@ def dry_run(
     for reason in dict.fromkeys(filter(None, reasons.values())):
         console.print(f"unsupported: {reason}", soft_wrap=True)
     largest = sorted((cost.memory for cost in costs), reverse=True)[:workers]
-    disk = sum(sorted((cost.disk for cost in costs), reverse=True)[:workers]) * 2
+    disk = sum(sorted((cost.disk for cost in costs), reverse=True)[:workers])
     console.print(
         f"about {clock(left / workers)} on {workers} workers, "
         f"{sum(largest) >> 20:,} MB of memory, {disk >> 20:,} MB of disk for checkpoints"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from runners.process import setup_process
+from runners.process import How, setup_process
 
 setup_process()
 
@@ -26,7 +26,9 @@ from runners.options import (  # noqa: E402
     add_common,
     check_common,
     check_disk,
+    check_drawing,
     experiment_path,
+    frame_bytes,
     options_text,
 )
 from runners.progress import View, make_console  # noqa: E402
@@ -67,8 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--task {cell.task}: {reason}")
     device = check_device(arguments.device)
     check_common(arguments)
+    check_drawing([cell])
     experiment = experiment_path(arguments, rules)
-    check_disk(experiment)
+    check_disk(experiment, frame_bytes(cell))
+    how = How(device, arguments.checkpoint_seconds, arguments.frames == "disk")
     open_experiment(experiment, rules)
     console = make_console()
     with View([cell], console, cell.name) as view:
@@ -80,9 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             view.refresh()
 
         try:
-            status = run_cell(
-                cell, experiment, device, StopFlag(), report, arguments.checkpoint_seconds
-            )
+            status = run_cell(cell, experiment, how, StopFlag(), report)
         except Interrupted:
             row.end("stopped", "saved; run the same command to go on")
             return EXIT_AGAIN

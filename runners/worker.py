@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from runners.cli import EXIT_AGAIN, EXIT_FAILED, EXIT_OK, UserError
+from runners.process import How
 from runners.rundir import Cell, RunDirectory
 
 REPORT_SECONDS = 0.25
@@ -51,14 +52,13 @@ class StopFlag:
         return self.raised
 
 
-def work(cell: Cell, experiment: Path, device: str, seconds: float, pipe: Connection) -> None:
+def work(cell: Cell, experiment: Path, how: How, pipe: Connection) -> None:
     """Run one cell in this process, then leave with an exit code.
 
     Args:
         cell: what to run.
         experiment: its experiment folder.
-        device: cpu, cuda or cuda:N.
-        seconds: wall time between checkpoints.
+        how: device, checkpoints and the like.
         pipe: where messages go; if the parent is gone the cell is saved and ended.
     """
     from runners.process import setup_process
@@ -85,7 +85,7 @@ def work(cell: Cell, experiment: Path, device: str, seconds: float, pipe: Connec
             send()
 
     try:
-        status = run_cell(cell, experiment, device, stop, report, seconds)
+        status = run_cell(cell, experiment, how, stop, report)
     except Interrupted:
         send("stopped")
         sys.exit(EXIT_AGAIN)

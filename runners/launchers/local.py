@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from runners.process import THREAD_ENVIRONMENT
+from runners.process import THREAD_ENVIRONMENT, How
 from runners.progress import Row, View
 from runners.rundir import Cell, RunDirectory
 from runners.worker import Message, StopFlag, work
@@ -40,13 +40,11 @@ class LocalLauncher:
 
     Args:
         workers: processes at a time.
-        device: cpu, cuda or cuda:N, for every worker.
-        checkpoint_seconds: wall time between checkpoints of a run.
+        how: device, checkpoints and the like, for every worker.
     """
 
-    def __init__(self, workers: int, device: str, checkpoint_seconds: float) -> None:
-        self.workers, self.device = workers, device
-        self.checkpoint_seconds = checkpoint_seconds
+    def __init__(self, workers: int, how: How) -> None:
+        self.workers, self.how = workers, how
         os.environ.update(THREAD_ENVIRONMENT)
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOAD)
@@ -75,7 +73,7 @@ class LocalLauncher:
 
     def _start(self, cell: Cell, experiment: Path, view: View) -> _Job:
         receiver, sender = self.context.Pipe(duplex=False)
-        arguments = (cell, experiment, self.device, self.checkpoint_seconds, sender)
+        arguments = (cell, experiment, self.how, sender)
         process = self.context.Process(target=work, args=arguments, name=cell.name)
         process.start()
         sender.close()  # so that the pipe ends when the worker does

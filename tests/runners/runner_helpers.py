@@ -1,5 +1,6 @@
 """Small runs, agents that misbehave, and commands in forked processes that can be killed."""
 
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -12,11 +13,12 @@ import torch
 
 import algos
 from algos.agent import Agent
+from algos.blocks import Rows
 from algos.config import AgentConfig
 from algos.offpolicy import Counters
 from runners import checkpoint, sweep, train
 from runners.cli import run_main
-from runners.grid import make_cells
+from runners.grid import agent_for, make_cells
 from runners.launchers.local import PRELOAD
 from runners.loop import Loop
 from runners.process import setup_process
@@ -49,6 +51,18 @@ CHAOS = Protocol(
     log_every=10,
     reported=("last",),
     reduced=True,
+)
+
+# Episodes of 20 agent steps of 50 simulator steps each, seen in pictures of 20 x 20 pixels.
+PIXEL_TASK = "dmc/cartpole-balance@pixels+size=20+frames=2+action_repeat=50"
+CHAOS_PIXELS = dataclasses.replace(
+    CHAOS,
+    name="chaos-pixels",
+    tasks=(PIXEL_TASK,),
+    steps=3_000,
+    random_steps=1_000,
+    eval_every=1_500,
+    log_every=500,
 )
 
 
@@ -162,9 +176,14 @@ def snapshot(folder):
     }
 
 
-def small_options(algo, prefix=""):
+def agent_of(algo, task):
+    """The agent's class for the observations of a task."""
+    return agent_for(algos.load(algo), task)
+
+
+def small_options(algo, prefix="", task="mbbl/Pendulum"):
     """What makes `algo@quick` still smaller, as for the conformance rules; for any algorithm."""
-    names = algos.load(algo).Config.__dataclass_fields__.keys() - {"random_steps"}
+    names = agent_of(algo, task).Config.__dataclass_fields__.keys() - {"random_steps"}
     return [f"--set={prefix}{name}={value}" for name, value in SMALL.items() if name in names]
 
 
@@ -176,7 +195,8 @@ def _run(command, arguments, log, plan):
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     setup_process()
-    PROTOCOLS.update(tiny=TINY, chaos=CHAOS)
+    PROTOCOLS.update({rules.name: rules for rules in (TINY, CHAOS, CHAOS_PIXELS)})
+    Rows.SIZE = 16  # so that short runs have blocks too
     if plan is not None:
         _arm(*plan)
     main = {"train": train.main, "sweep": sweep.main}[command]

@@ -179,7 +179,7 @@ def test_split():
 @pytest.mark.parametrize("rules", PROTOCOLS.values(), ids=PROTOCOLS)
 def test_protocols_are_sound(rules):
     assert protocol(rules.name) is rules
-    assert set(rules.tasks) <= set(envs.list_tasks())
+    assert [envs.task(name).id for name in rules.tasks] == list(rules.tasks)
     assert len(set(rules.tasks)) == len(rules.tasks)
     assert 0 < rules.random_steps < rules.steps
     assert rules.steps % rules.eval_every == 0

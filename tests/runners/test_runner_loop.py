@@ -30,6 +30,7 @@ from runners import checkpoint, loop
 from runners.checkpoint import CheckpointError
 from runners.cli import UserError
 from runners.loop import Interrupted, Loop, make_env, run_cell
+from runners.process import How
 from runners.rundir import RunDirectory, open_experiment
 
 
@@ -312,7 +313,7 @@ def test_a_disk_that_fills_up_keeps_the_checkpoint(experiment, monkeypatch):
             raise OSError(28, "No space left on device")
 
         patch.setattr(checkpoint, "save_file", full)
-        status, record = run(cell, experiment, checkpoint_seconds=0)
+        status, record = run(cell, experiment, how=How(checkpoint_seconds=0))
     assert status == "failed"
     assert "No space left on device" in record["reason"]
     status, record = run(cell, experiment)
@@ -538,8 +539,8 @@ def test_checkpoints_come_by_the_clock(experiment, monkeypatch):
     monkeypatch.setattr(Loop, "save", lambda self: saves.append(self.step))
     monkeypatch.setitem(FAKES, "still", Slow)
     rules = dataclasses.replace(TINY, steps=20)
-    run_cell(cell_of(protocol=rules), experiment, checkpoint_seconds=0.3)
+    run_cell(cell_of(protocol=rules), experiment, How(checkpoint_seconds=0.3))
     assert 1 <= len(saves) <= 4
     saves.clear()
-    run_cell(cell_of(protocol=rules, seed=1), experiment, checkpoint_seconds=math.inf)
+    run_cell(cell_of(protocol=rules, seed=1), experiment, How(checkpoint_seconds=math.inf))
     assert saves == []

@@ -128,10 +128,10 @@ def test_a_cell_that_another_process_runs_is_left_to_it(experiment, capfd):
     assert run("still,rare", experiment) == 0
 
 
-def work_then_die(cell, experiment, device, seconds, pipe):
+def work_then_die(cell, experiment, how, pipe):
     """Ends the cell and dies before it can tell."""
     algos.load = load_fake
-    run_cell(cell, experiment, device)
+    run_cell(cell, experiment, how)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -151,7 +151,7 @@ def test_workers_have_one_thread(experiment, monkeypatch):
     assert (threads, name) == ("1", "1")
 
 
-def write_threads(cell, experiment, device, seconds, pipe):
+def write_threads(cell, experiment, how, pipe):
     import torch
 
     from runners.process import setup_process
@@ -187,7 +187,7 @@ def test_old_checkpoints_of_a_kill_are_no_trouble(experiment):
     assert record_of("still", experiment)["resumed"] == 1
 
 
-def sleep(cell, experiment, device, seconds, pipe):
+def sleep(cell, experiment, how, pipe):
     """A worker that has not begun to listen to signals."""
     time.sleep(60)
 

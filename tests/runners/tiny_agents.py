@@ -95,6 +95,12 @@ class ForgetsOptimizer(Tiny):
         return parts
 
 
+class HidesItsPolicy(Tiny):
+    def components(self):
+        parts = super().components()
+        return {("memory" if name == "actor" else name): part for name, part in parts.items()}
+
+
 class MixesReplicas(Tiny):
     def regress(self, batch):
         return super().regress(batch._replace(reward=batch.reward - batch.reward.mean(0)))
