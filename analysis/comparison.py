@@ -3,14 +3,29 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from analysis.load import Experiment, natural
+from analysis.load import SUCCESS_MEASURES, Experiment, Measure, natural
 from analysis.published import STATISTICS, Published, numbers, sources
 from analysis.stats import RUN_STATISTICS
 from analysis.tables import Cell, seed_cell
 from analysis.values import run_values
 
-ENVIRONMENTS = {"mbbl": "MBBL", "gym": "MuJoCo v5"}
-"""What published.csv calls the environment of each suite here."""
+ENVIRONMENTS = {
+    "mbbl": "MBBL",
+    "gym": "MuJoCo v5",
+    "dmc": "DMControl",
+    "metaworld": "Meta-World v3",
+    "pomdp": "velocities masked",
+}
+"""How the environments of each suite here are named in the words of published.csv."""
+
+DEFAULT_SIZE = "84"
+"""Height and width in pixels where a task id does not give them."""
+
+METRICS: dict[Measure, str] = {
+    "return": "return",
+    **{measure: f"success ({reading})" for measure, reading in SUCCESS_MEASURES.items()},
+}
+"""What published.csv calls each measure."""
 
 AT_THE_END = ("last4", "last")
 """Statistics that a number "at the end of training" may be compared with."""
@@ -25,12 +40,19 @@ class Measured:
         task: Task id.
         statistic: What the value is of each run, a name in `stats.RUN_STATISTICS`.
         cell: Mean and spread over the runs that count.
+        measure: What an evaluation measures, as in `Experiment.curves`.
     """
 
     experiment: Experiment
     task: str
     statistic: str
     cell: Cell
+    measure: Measure = "return"
+
+    @property
+    def metric(self) -> str:
+        """The measure in the words of published.csv."""
+        return METRICS[self.measure]
 
 
 @dataclass(frozen=True)
@@ -107,23 +129,53 @@ def measured_beside_published(algo: str, experiments: Iterable[Experiment]) -> l
     for number in sorted(numbers(), key=_preference):
         if number.method == algo and number.metric != "hours":
             known.setdefault(number.task, []).append(number)
-    rows = [_row(task, known.get(task, []), runs.get(task, [])) for task in {**known, **runs}]
+    measured_tasks = {published_task(task) for task in runs}
+    tasks = [*(task for task in known if task not in measured_tasks), *runs]
+    rows = [_row(task, known.get(published_task(task), []), runs.get(task, [])) for task in tasks]
     return sorted(rows, key=lambda row: (row.measured is None, _suite(row.task), natural(row.task)))
 
 
+def published_task(task: str) -> str:
+    """Returns the id that published.csv has for a task: of its settings only `pixels`."""
+    name, settings = _settings(task)
+    return f"{name}@pixels" if "pixels" in settings else name
+
+
 def environment(task: str) -> str:
-    """Returns what published.csv calls a task's environment here; the suite if it has no name."""
-    suite = task.split("/")[0]
-    return ENVIRONMENTS.get(suite, suite)
+    """Names a task's environment in the words of published.csv; the suite if it has no name.
+
+    Settings that published.csv has no words for are added as they are, so that a task with them is
+    not taken for the published one. Published pictures have shadows, which is a setting here.
+    """
+    name, settings = _settings(task)
+    suite = name.split("/")[0]
+    words = [ENVIRONMENTS.get(suite, suite)]
+    if suite == "metaworld" or settings.pop("pixels", None) is not None:
+        size = settings.pop("size", DEFAULT_SIZE)
+        shadows = "" if settings.pop("shadows", None) is not None else " without shadows"
+        words.append(f"{size}×{size} pixels{shadows}")
+    elif suite == "dmc":
+        words.append("states")
+    words += [f"{key}={value}" if value else key for key, value in settings.items()]
+    return ", ".join(words)
+
+
+def _settings(task: str) -> tuple[str, dict[str, str]]:
+    """Splits a task id into the name and the settings; the value of a flag is empty."""
+    name, _, text = task.partition("@")
+    parts = (part.partition("=") for part in text.split("+") if part)
+    return name, {key: value for key, _, value in parts}
 
 
 def _measure(algo: str, experiment: Experiment) -> Iterator[Measured]:
-    """Sums up the runs of an algorithm in an experiment, for each task and each statistic."""
-    for statistic in RUN_STATISTICS:
-        values = run_values(experiment, statistic)
-        for task, group in values[values["label"] == algo].groupby("task"):
-            if (group["mark"] != "missing").any():
-                yield Measured(experiment, str(task), statistic, seed_cell(group))
+    """Sums up the runs of an algorithm, for each task, each of its measures and each statistic."""
+    for measure in METRICS:
+        for statistic in RUN_STATISTICS:
+            values = run_values(experiment, statistic, measure)
+            for key, group in values[values["label"] == algo].groupby("task"):
+                task = str(key)
+                if measure in experiment.measures(task) and (group["mark"] != "missing").any():
+                    yield Measured(experiment, task, statistic, seed_cell(group), measure)
 
 
 def _row(task: str, known: Sequence[Published], runs: Sequence[Measured]) -> Row:
@@ -134,7 +186,11 @@ def _row(task: str, known: Sequence[Published], runs: Sequence[Measured]) -> Row
         (published, measured)
         for published in originals
         for measured in measurements
-        if measured is None or measured.statistic == _statistic(published, measured.experiment)
+        if measured is None
+        or (
+            measured.statistic == _statistic(published, measured.experiment)
+            and measured.metric == _metric(published, measured)
+        )
     ]
     published, measured = min(pairs, key=lambda pair: _rank(*pair))
     others: dict[tuple[str, str], Published] = {}
@@ -177,6 +233,12 @@ def _statistic(published: Published | None, experiment: Experiment) -> str:
     return published.statistic if published.statistic in RUN_STATISTICS else reported[0]
 
 
+def _metric(published: Published | None, measured: Measured) -> str:
+    """The metric to measure: the published one if the runs have it, else the task's main one."""
+    known = [METRICS[measure] for measure in measured.experiment.measures(measured.task)]
+    return published.metric if published and published.metric in known else known[0]
+
+
 def _differences(published: Published, measured: Measured) -> Iterator[str]:
     """Says why two numbers do not mean the same."""
     protocol = measured.experiment.protocol
@@ -185,7 +247,7 @@ def _differences(published: Published, measured: Measured) -> Iterator[str]:
     here = environment(measured.task)
     if published.environment != here:
         yield f"{published.environment}, not {here}"
-    if published.metric != "return":
+    if published.metric != measured.metric:
         yield f"published is {published.metric}"
     if protocol.reduced:
         yield "reduced protocol"

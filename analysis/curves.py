@@ -1,6 +1,6 @@
-"""Learning curves: the return of every evaluation over environment steps, one panel per task."""
+"""Learning curves: the result of every evaluation over environment steps, one panel per task."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +11,67 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import offset_copy
 
 from analysis import style
-from analysis.load import Experiment
+from analysis.load import SUCCESS_MEASURES, Experiment, Measure
 
 FOOTER = (
-    "Thick line: mean over seeds of each evaluation's mean return. Band: ± one sample standard "
+    "Thick line: mean over seeds of each evaluation's {}. Band: ± one sample standard "
     "deviation over seeds. Thin lines: single seeds. A seed that stopped early counts up to its "
     "last evaluation, marked × (failed or diverged) or ○ (still running)."
 )
 END_MARKS = {"failed": ("x", 6), "diverged": ("x", 6), "running": ("o", 7)}
 
 
-def draw(experiment: Experiment, stem: Path) -> None:
-    """Writes the learning curves of all tasks to `stem`.svg and `stem`.png."""
-    curves: dict[Any, pd.DataFrame] = dict(iter(experiment.curves().groupby(["task", "label"])))
-    empty = experiment.curves().iloc[:0]
+def draw(experiment: Experiment, stem: Path, measure: Measure = "return") -> None:
+    """Writes the learning curves to `stem`.svg and `stem`.png, success rates in percent.
+
+    Args:
+        experiment: The runs; at least one task must have the measure.
+        stem: Path of the two files without their ending.
+        measure: What to draw, as in `Experiment.curves`.
+    """
+    tasks = [task for task in experiment.tasks if measure in experiment.measures(task)]
+    reading = SUCCESS_MEASURES.get(measure)
+    subject = f"Success rate ({reading})" if reading else "Learning curves"
+    title = f"{subject}, experiment {experiment.name}"
     with style.figure_style():
-        legends = {task: _legend_texts(experiment, curves, task) for task in experiment.tasks}
-        lines = max(-(-len(texts) // _legend_columns(texts)) for texts in legends.values())
-        figure, axes = style.panel_grid(len(experiment.tasks), (3.7, 2.5 + 0.17 * lines))
-        for axis, task in zip(axes, experiment.tasks, strict=True):
-            for label, text in zip(experiment.labels, legends[task], strict=True):
-                runs = experiment.runs.query("task == @task and label == @label")
-                _draw_method(axis, curves.get((task, label), empty), runs, label, text)
-            _finish_panel(axis, task)
-            _draw_legend(figure, axis, legends[task])
-        title = f"Learning curves, experiment {experiment.name}"
-        style.annotate(figure, title, experiment.protocol.notice, FOOTER)
+        figure, _ = panels(experiment, tasks, measure)
+        style.annotate(figure, title, experiment.protocol.notice, footer(measure))
         style.save(figure, stem)
+
+
+def panels(
+    experiment: Experiment, tasks: Sequence[str], measure: Measure
+) -> tuple[Figure, list[Axes]]:
+    """Draws one panel per task, without a title; call it inside `style.figure_style`."""
+    values = plotted(experiment, measure)
+    curves: dict[Any, pd.DataFrame] = dict(iter(values.groupby(["task", "label"])))
+    empty = values.iloc[:0]
+    legends = {task: legend_texts(experiment, curves, task) for task in tasks}
+    lines = max(-(-len(texts) // _legend_columns(texts)) for texts in legends.values())
+    figure, axes = style.panel_grid(len(tasks), (3.7, 2.5 + 0.17 * lines))
+    for axis, task in zip(axes, tasks, strict=True):
+        for label, text in zip(experiment.labels, legends[task], strict=True):
+            runs = experiment.runs.query("task == @task and label == @label")
+            _draw_method(axis, curves.get((task, label), empty), runs, label, text)
+        _finish_panel(axis, task, measure)
+        _draw_legend(figure, axis, legends[task])
+    return figure, axes
+
+
+def footer(measure: Measure) -> str:
+    """Explains what the lines are."""
+    reading = SUCCESS_MEASURES.get(measure)
+    result = f"success rate ({reading} of an episode)" if reading else "mean return"
+    return FOOTER.format(result)
+
+
+def plotted(experiment: Experiment, measure: Measure) -> pd.DataFrame:
+    """The curves with the measure in a column `value`, in the unit of the figure."""
+    curves = experiment.curves(measure).rename(columns={measure: "value"})
+    if measure == "return":
+        return curves
+    # Where no rate was reported there is nothing to draw and no seed to count.
+    return curves.assign(value=100 * curves["value"]).dropna()
 
 
 def _draw_method(
@@ -46,9 +80,9 @@ def _draw_method(
     """Draws mean, band, single seeds and end marks of one method on one task."""
     look = style.method_style(label)
     for seed, curve in curves.groupby("seed"):
-        axis.plot(curve["env_step"], curve["return"], color=look.color, alpha=0.3, linewidth=0.6)
+        axis.plot(curve["env_step"], curve["value"], color=look.color, alpha=0.3, linewidth=0.6)
         _draw_end(axis, curve.iloc[-1], runs.loc[runs["seed"] == seed, "status"].item(), look.color)
-    points = curves.groupby("env_step")["return"].agg(["mean", "std"])
+    points = curves.groupby("env_step")["value"].agg(["mean", "std"])
     axis.plot(
         points.index,
         points["mean"],
@@ -73,7 +107,7 @@ def _draw_end(axis: Axes, end: pd.Series, status: str, color: str) -> None:
     marker, size = END_MARKS[status]
     axis.plot(
         end["env_step"],
-        end["return"],
+        end["value"],
         marker=marker,
         fillstyle="none",
         color=color,
@@ -83,15 +117,18 @@ def _draw_end(axis: Axes, end: pd.Series, status: str, color: str) -> None:
     )
 
 
-def _finish_panel(axis: Axes, task: str) -> None:
+def _finish_panel(axis: Axes, task: str, measure: Measure) -> None:
     axis.set_title(task)
     axis.set_xlabel("environment steps")
-    axis.set_ylabel("return")
+    axis.set_ylabel("return" if measure == "return" else "success rate in %")
     axis.xaxis.set_major_formatter(style.thousands())
     axis.yaxis.set_major_formatter(style.thousands())
     axis.xaxis.set_major_locator(style.ticks())
     axis.yaxis.set_major_locator(style.ticks())
     axis.set_xlim(left=0)
+    if measure != "return":
+        # From 0 to 100, with room for the lines and markers at the two ends.
+        axis.set_ylim(-4, 104)
     if not any(np.size(line.get_xdata()) for line in axis.get_lines()):
         axis.text(0.5, 0.5, "no evaluations", transform=axis.transAxes, ha="center", va="center")
 
@@ -110,7 +147,7 @@ def _draw_legend(figure: Figure, axis: Axes, texts: list[str]) -> None:
     )
 
 
-def _legend_texts(
+def legend_texts(
     experiment: Experiment, curves: Mapping[tuple[str, str], pd.DataFrame], task: str
 ) -> list[str]:
     """For each method its name, the number of seeds drawn, and how many are not finished."""

@@ -1,4 +1,4 @@
-"""Tables of published and measured returns in the algorithm pages: `python -m analysis.docs`."""
+"""Tables of published and measured results in the algorithm pages: `python -m analysis.docs`."""
 
 import argparse
 import os
@@ -16,6 +16,10 @@ from analysis.tables import DASH, Cell, markdown_text
 BEGIN = "<!-- measured: begin -->"
 END = "<!-- measured: end -->"
 COMMAND = "python -m analysis.docs"
+READINGS = {
+    "success (any step)": "rate of success at any step",
+    "success (last step)": "rate of success at the last step",
+}
 HEADING = "## Published and measured"
 COLUMNS = ["task", "published", "source", "measured", "experiment", "verdict", "also published"]
 RULES = (
@@ -34,7 +38,7 @@ class PageError(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 1 for stale pages, 2 for bad input."""
     parser = argparse.ArgumentParser(
-        prog=COMMAND, description="Write the published and the measured returns into the pages."
+        prog=COMMAND, description="Write the published and the measured results into the pages."
     )
     parser.add_argument("--check", action="store_true", help="write nothing; fail if out of date")
     parser.add_argument("--pages", type=Path, default=Path("docs/algorithms"), metavar="FOLDER")
@@ -130,7 +134,7 @@ def _texts(row: Row, page: Path) -> list[str]:
         row.task,
         _number(published) if published else DASH,
         markdown_text(_source(published)) if published else DASH,
-        measured.cell.text(1) if measured else DASH,
+        measured.cell.text(_digits(measured.metric)) if measured else DASH,
         _experiment(measured, page) if measured else DASH,
         markdown_text(str(verdict)),
         markdown_text(others) or DASH,
@@ -140,7 +144,17 @@ def _texts(row: Row, page: Path) -> list[str]:
 def _number(number: Published) -> str:
     marks = () if number.mean is not None else (number.note,)
     cell = Cell(number.mean, number.seeds or "?", number.std, marks=marks)
-    return cell.text(1 if number.metric == "return" else 2)
+    return cell.text(_digits(number.metric))
+
+
+def _digits(metric: str) -> int:
+    """Decimals to print; a success rate is a fraction of 1."""
+    return 1 if metric == "return" else 2
+
+
+def _reading(metric: str) -> list[str]:
+    """What is to be said of a metric among the facts of a number; nothing of the return."""
+    return [READINGS[metric]] if metric in READINGS else []
 
 
 def _name(number: Published) -> str:
@@ -153,6 +167,7 @@ def _source(number: Published) -> str:
     facts = [
         "statistic not stated" if number.statistic == "unstated" else number.statistic,
         f"{number.steps:,} steps" if number.steps else "steps not stated",
+        *_reading(number.metric),
     ]
     if number.environment != environment(number.task):
         facts.append(number.environment)
@@ -176,8 +191,9 @@ def _wrong_copies(row: Row) -> list[str]:
 def _experiment(measured: Measured, page: Path) -> str:
     experiment = measured.experiment
     report = Path(os.path.relpath(experiment.path, page.parent), "report", "README.md")
-    facts = f"({measured.statistic}, {experiment.protocol.steps:,} steps)"
-    return f"[{experiment.name}]({report.as_posix()}) {facts}"
+    steps = f"{experiment.protocol.steps:,} steps"
+    facts = ", ".join([measured.statistic, steps, *_reading(measured.metric)])
+    return f"[{experiment.name}]({report.as_posix()}) ({facts})"
 
 
 def _legend(rows: Sequence[Row]) -> list[str]:

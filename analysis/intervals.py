@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.load import Experiment
-from analysis.published import normalisation
+from analysis.published import scale
 from analysis.stats import AGGREGATES, DESCRIPTIONS, Array, Estimate, bootstrap
 from analysis.tables import Cell, Table
-from analysis.values import run_values, scores
+from analysis.values import scores
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,7 @@ class Comparison:
 
 def compare(experiment: Experiment) -> Comparison:
     """Aggregates the protocol's primary statistic of all finished runs."""
-    values = run_values(experiment, experiment.protocol.reported[0])
-    known = set(normalisation().index)
-    by_label = {label: scores(values, label) for label in experiment.labels}
+    by_label = scores(experiment, experiment.protocol.reported[0])
     covered = set().union(*by_label.values())
     tasks = [task for task in experiment.tasks if task in covered]
     estimates = {
@@ -64,14 +62,14 @@ def compare(experiment: Experiment) -> Comparison:
         for label, by_task in by_label.items()
         if tasks and len(by_task) == len(tasks)
     }
-    left_out = [task for task in experiment.tasks if task not in known]
+    left_out = [task for task in experiment.tasks if scale(task) is None]
     return Comparison(tasks, left_out, by_label, estimates)
 
 
 def notes(experiment: Experiment, comparison: Comparison) -> list[str]:
     """Says what the aggregates are made of."""
     statistic = DESCRIPTIONS[experiment.protocol.reported[0]]
-    sources = normalisation()["source"].reindex(comparison.tasks).unique()
+    sources = dict.fromkeys(known.source for task in comparison.tasks if (known := scale(task)))
     lines = [
         f"Value of a run: {statistic}. Score = (value − random) / (reference − random).",
         *(f"Source of the constants: {source}." for source in sources),

@@ -5,27 +5,41 @@ still running or are missing, empty files and a last line that is half written. 
 breaks the format raises `ExperimentError`.
 """
 
-import io
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from analysis.stats import RUN_STATISTICS
+from analysis.cache import Counts, read_cached
+from analysis.logs import ExperimentError, read_logs, read_table
+from analysis.stats import RUN_STATISTICS, Array
+
+Measure = Literal["return", "success", "final_success"]
+"""A column of an evaluation whose mean over the episodes is its result."""
+
+SUCCESS_MEASURES: Mapping[Measure, str] = {"success": "any step", "final_success": "last step"}
+"""The two readings of success: when in the episode the task has to be done."""
+
+MEASURES: tuple[Measure, ...] = ("return", *SUCCESS_MEASURES)
+
+RUN = ["task", "label", "seed"]
+"""The columns that name a run."""
+
+RunKey = tuple[str, str, int]
 
 EVALUATION_COLUMNS = ["env_step", "episode", "return", "length", "success"]
+SUCCESS_COLUMNS = ["final_success"]
+"""Columns behind the others in the evaluations of tasks that report success."""
+
 TIMING_COLUMNS = ["env_step", "env", "act", "update", "eval"]
 STATUSES = ("running", "done", "failed", "diverged", "unsupported")
 CELL_PATH = "<suite>/<task>/<algo>[@<variant>]/seed-<k>/"
-
-
-class ExperimentError(Exception):
-    """An experiment folder is not what it should be; the message is one line for the user."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +84,8 @@ class Experiment:
             number), code, machine, settings, wall_seconds, path. The status is one of `STATUSES`,
             `missing` (no run here, but the same seed ran elsewhere in the experiment) or
             `unreadable` (its run.json breaks the format).
-        evaluations: One row per evaluation episode: task, label, seed and `EVALUATION_COLUMNS`.
+        evaluations: One row per evaluation episode: task, label, seed, `EVALUATION_COLUMNS` and
+            `SUCCESS_COLUMNS`; success is 0 or 1, NaN where the task does not report it.
         timing: One row per evaluation: task, label, seed and `TIMING_COLUMNS`, in seconds since
             the start of the run.
     """
@@ -104,19 +119,67 @@ class Experiment:
         repeated = {name for name in names.values() if list(names.values()).count(name) > 1}
         return {label: label if name in repeated else name for label, name in names.items()}
 
-    def curves(self) -> pd.DataFrame:
-        """Returns one row per evaluation: task, label, seed, env_step, return.
+    @cached_property
+    def success_tasks(self) -> list[str]:
+        """The tasks with an evaluation that reports success, in natural order."""
+        columns = list(SUCCESS_MEASURES)
+        reporting = self.evaluations.loc[self.evaluations[columns].notna().any(axis=1), "task"]
+        return sorted(reporting.unique(), key=natural)
 
-        The return is the mean over the evaluation's episodes, NaN if one of them is not finite.
+    def measures(self, task: str) -> tuple[Measure, ...]:
+        """Returns the measures that a task has, the one to judge it by first."""
+        return (*SUCCESS_MEASURES, "return") if task in self.success_tasks else ("return",)
+
+    def curves(self, measure: Measure = "return") -> pd.DataFrame:
+        """Returns one row per evaluation: task, label, seed, env_step and the measure.
+
+        Args:
+            measure: What to average over the evaluation's episodes: `return`, in the task's reward
+                units, or a rate in [0, 1], of `success` (at any step of the episode) or of
+                `final_success` (at its last step). It is NaN if one episode is not finite, and so
+                are the rates of a task that does not report success.
         """
-        keys = ["task", "label", "seed", "env_step"]
-        episodes = self.evaluations[[*keys, "return"]].assign(
-            finite=np.isfinite(self.evaluations["return"])
-        )
-        groups = episodes.groupby(keys, as_index=False, sort=True)
-        means = groups.agg({"return": "mean", "finite": "all"})
-        means["return"] = means["return"].where(means["finite"])
-        return means.drop(columns="finite")
+        return self._results[[*RUN, "env_step", measure]]
+
+    def run_curves(self, measure: Measure = "return") -> dict[RunKey, tuple[Array, Array]]:
+        """Returns the curves of single runs.
+
+        Args:
+            measure: As in `curves`.
+
+        Returns:
+            For each (task, label, seed) with an evaluation, the environment steps [evaluations] in
+            increasing order and the results [evaluations].
+        """
+        columns = self._results["env_step"].to_numpy(), self._results[measure].to_numpy()
+        return {key: (columns[0][rows], columns[1][rows]) for key, rows in self._rows.items()}
+
+    @cached_property
+    def _results(self) -> pd.DataFrame:
+        """One row per evaluation with all measures, sorted by run and step."""
+        measures, keys = list(MEASURES), [*RUN, "env_step"]
+        # The episodes of an evaluation stand together. So it is enough to sort and to number the
+        # stretches of equal keys, a tenth of the rows or fewer, instead of all rows.
+        first = np.zeros(len(self.evaluations), dtype=bool)
+        for key in keys:
+            values = self.evaluations[key].to_numpy()
+            first[1:] |= values[1:] != values[:-1]
+        first[:1] = True
+        stretches = self.evaluations.loc[first, keys].groupby(keys, sort=True)
+        lengths = np.diff(np.flatnonzero(first), append=len(first))
+        numbers = np.repeat(stretches.ngroup().to_numpy(), lengths)
+        episodes = self.evaluations[measures]
+        groups = episodes.where(np.isfinite(episodes)).groupby(numbers)
+        whole = groups.count().eq(groups.size(), axis=0)
+        return stretches.size().index.to_frame(index=False).join(groups.mean().where(whole))
+
+    @cached_property
+    def _rows(self) -> dict[RunKey, slice]:
+        """Where the evaluations of each run are in `_results`."""
+        numbers = self._results.groupby(RUN, sort=True).size()
+        ends = numbers.cumsum()
+        slices = map(slice, ends - numbers, ends)
+        return dict(zip(numbers.index, slices, strict=True))
 
     def train(self, task: str, label: str, seed: int) -> pd.DataFrame:
         """Reads the training log of one cell: env_step and the method's own metric columns.
@@ -142,50 +205,17 @@ def load(path: Path) -> Experiment:
     """
     name, protocol = _read_experiment(path)
     cells = _find_cells(path)
-    evaluations = _read_all(cells, "evaluations.csv", EVALUATION_COLUMNS)
-    timing = _read_all(cells, "timing.csv", TIMING_COLUMNS)
-    rows = [_read_run(*cell) for cell in cells]
-    runs = pd.DataFrame([*rows, *_missing_rows(path, rows)])
-    keys = ["task", "label", "seed"]
-    numbers = evaluations.groupby(keys)["env_step"].nunique().rename("evaluations").reset_index()
-    runs = runs.merge(numbers, on=keys, how="left").fillna({"evaluations": 0})
-    runs["evaluations"] = runs["evaluations"].astype(int)
-    runs = runs.sort_values(keys, ignore_index=True)
+    evaluations, counts = _read_all(
+        path, cells, "evaluations.csv", EVALUATION_COLUMNS, SUCCESS_COLUMNS
+    )
+    timing, _ = _read_all(path, cells, "timing.csv", TIMING_COLUMNS)
+    numbers = _count_evaluations(evaluations["env_step"].to_numpy(), counts)
+    rows = [
+        _read_run(*cell) | {"evaluations": number}
+        for cell, number in zip(cells, numbers, strict=True)
+    ]
+    runs = pd.DataFrame([*rows, *_missing_rows(path, rows)]).sort_values(RUN, ignore_index=True)
     return Experiment(path, name, protocol, runs, evaluations, timing)
-
-
-def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
-    """Reads a CSV file that may still be growing.
-
-    Args:
-        path: The file; one that does not exist is an empty table.
-        columns: The columns that its header must start with.
-
-    Returns:
-        The complete lines as floats; a last line without its line break is left out.
-
-    Raises:
-        ExperimentError: The header is another one, or a line cannot be read.
-    """
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    text = text[: text.rfind("\n") + 1]
-    if not text.strip():
-        return pd.DataFrame(columns=columns, dtype=float)
-    header, *lines = text.splitlines()
-    if header.split(",")[: len(columns)] != columns:
-        raise ExperimentError(f"{path} has the header '{header}'; expected '{','.join(columns)}'")
-    for position, line in enumerate(lines, start=2):
-        if line.count(",") != header.count(","):
-            raise ExperimentError(f"{path}, line {position}: '{line}' does not fit '{header}'")
-    try:
-        table = pd.read_csv(io.StringIO(text), dtype=float)
-    except ValueError as error:
-        problem = " ".join(str(error).split())
-        raise ExperimentError(f"{path} cannot be read as numbers: {problem}") from error
-    if table["env_step"].isna().any():
-        position = int(table["env_step"].isna().to_numpy().argmax()) + 2
-        raise ExperimentError(f"{path}, line {position}: env_step is empty; expected a number")
-    return table
 
 
 def _read_experiment(path: Path) -> tuple[str, Protocol]:
@@ -247,7 +277,8 @@ def _find_cells(path: Path) -> list[tuple[str, str, int, Path]]:
     cells = []
     for folder in sorted(path.glob("*/*/*/seed-*")):
         suite, task, label, seed = folder.relative_to(path).parts
-        if folder.is_dir() and re.fullmatch(r"seed-\d+", seed):
+        hidden = suite.startswith(".")
+        if not hidden and folder.is_dir() and re.fullmatch(r"seed-\d+", seed):
             cells.append((f"{suite}/{task}", label, int(seed.removeprefix("seed-")), folder))
     if not cells:
         raise ExperimentError(f"experiment '{path}' holds no run; expected folders {CELL_PATH}")
@@ -255,21 +286,40 @@ def _find_cells(path: Path) -> list[tuple[str, str, int, Path]]:
 
 
 def _read_all(
-    cells: list[tuple[str, str, int, Path]], file: str, columns: list[str]
-) -> pd.DataFrame:
-    """Joins one CSV file of all cells, with the cell's task, label and seed in front."""
-    tables = []
-    for task, label, seed, folder in cells:
-        table = read_table(folder / file, columns)
-        if list(table.columns) != columns:
-            header, expected = ",".join(table.columns), ",".join(columns)
-            raise ExperimentError(
-                f"{folder / file} has the header '{header}'; expected '{expected}'"
-            )
-        keys = pd.DataFrame({"task": task, "label": label, "seed": seed}, index=table.index)
-        tables.append(pd.concat([keys, table], axis=1))
-    # pandas warns about the dtypes of empty frames, so only one of them is kept, if all are empty.
-    return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
+    path: Path,
+    cells: list[tuple[str, str, int, Path]],
+    file: str,
+    columns: list[str],
+    further: Sequence[str] = (),
+) -> tuple[pd.DataFrame, Counts]:
+    """Joins one CSV file of all cells, with the cell's task, label and seed in front.
+
+    Returns:
+        The joined table, and the number of its rows of each cell.
+    """
+    files = [folder / file for *_, folder in cells]
+    table, counts = read_cached(path, files, partial(read_logs, columns=columns, further=further))
+    for position, key in enumerate(("task", "label", "seed")):
+        values = np.array(
+            [cell[position] for cell in cells], dtype=int if key == "seed" else object
+        )
+        table.insert(position, key, np.repeat(values, counts))
+    return table, counts
+
+
+def _count_evaluations(steps: Array, counts: Counts) -> list[int]:
+    """Counts the evaluations of each cell.
+
+    Args:
+        steps: The environment step of each episode, cell after cell.
+        counts: The number of episodes of each cell.
+    """
+    cells = np.repeat(np.arange(len(counts)), counts)
+    # The episodes of an evaluation stand together, so the first of them is enough to count it.
+    first = np.ones(len(steps), dtype=bool)
+    first[1:] = (steps[1:] != steps[:-1]) | (cells[1:] != cells[:-1])
+    evaluations = pd.DataFrame({"cell": cells[first], "step": steps[first]}).drop_duplicates()
+    return np.bincount(evaluations["cell"], minlength=len(counts)).tolist()
 
 
 def _read_run(task: str, label: str, seed: int, folder: Path) -> dict[str, Any]:
@@ -307,6 +357,7 @@ def _empty_row(task: str, label: str, seed: int, folder: Path) -> dict[str, Any]
         "status": "",
         "reason": "",
         "steps": None,
+        "evaluations": 0,
         "code": "",
         "machine": "",
         "settings": "",

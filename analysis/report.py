@@ -8,14 +8,26 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import curves, intervals, runtime
+from analysis import curves, html, intervals, profiles, runtime
 from analysis.files import write_atomic
-from analysis.load import Experiment, ExperimentError, load
+from analysis.load import SUCCESS_MEASURES, Experiment, ExperimentError, load
+from analysis.provenance import (
+    origins,
+    protocol_text,
+    report_command,
+    status_line,
+    sweep_commands,
+    unfinished,
+)
 from analysis.stats import DESCRIPTIONS
-from analysis.tables import Table, markdown_text, seed_table
+from analysis.tables import Table, markdown_text, seed_table, write_tables
 from analysis.values import run_values
 
-TEX_HEADER = "% Needs \\usepackage{booktabs}.\n\n"
+SUCCESS_NOTE = (
+    "An episode is a success (any step) if one of its steps reports it, and a success (last step) "
+    "if its last one does."
+)
+SUCCESS_FIGURE = {"success": "Success rate (any step)"}
 FIGURES = {
     "curves": "Learning curves",
     "runtime": "Run time",
@@ -27,10 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code, 2 for a folder that cannot be read."""
     parser = argparse.ArgumentParser(
         prog="python -m analysis.report",
-        description="Write tables, figures and an index page to <experiment>/report/.",
+        description="Write tables, figures and a page of all to <experiment>/report/.",
     )
     parser.add_argument("experiment", type=Path, help="experiment folder, such as results/quick")
-    parser.add_argument("--quiet", action="store_true", help="do not print the return table")
+    parser.add_argument("--quiet", action="store_true", help="do not print the tables of results")
     options = parser.parse_args(arguments)
     try:
         experiment = load(options.experiment)
@@ -40,10 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if not options.quiet:
         width = shutil.get_terminal_size((120, 24)).columns
-        for table in return_tables(experiment):
+        for table in [*success_tables(experiment), *return_tables(experiment)]:
             print(table.text(width))
         print(status_line(experiment))
-        print(f"Report: {options.experiment / 'report' / 'README.md'}")
+        folder = options.experiment / "report"
+        print(f"Report: {folder / 'README.md'}, {folder / 'index.html'}")
     return 0
 
 
@@ -52,18 +65,30 @@ def build(experiment: Experiment) -> None:
     folder = experiment.path / "report"
     folder.mkdir(exist_ok=True)
     comparison = intervals.compare(experiment)
-    documents = {
+    documents = all_tables(experiment, comparison)
+    for stem, tables in documents.items():
+        write_tables(tables, folder / stem)
+    if "success" in documents:
+        curves.draw(experiment, folder / "success", "success")
+    curves.draw(experiment, folder / "curves")
+    runtime.draw(experiment, folder / "runtime")
+    intervals.draw(experiment, comparison, folder / "iqm")
+    if len(comparison.estimates) > 1:
+        profiles.draw(experiment, comparison, folder / "profiles")
+    write_atomic(folder / "index.html", html.page(experiment, comparison, documents))
+    write_atomic(folder / "status.md", status_page(experiment))
+    write_atomic(folder / "README.md", index_page(experiment, documents))
+
+
+def all_tables(experiment: Experiment, comparison: intervals.Comparison) -> dict[str, list[Table]]:
+    """Returns the tables of each file of tables, by the file's name without its ending."""
+    success = {"success": success_tables(experiment)} if experiment.success_tasks else {}
+    return {
+        **success,
         "returns": return_tables(experiment),
         "runtime": runtime.tables(experiment),
         "aggregate": [intervals.table(experiment, comparison)],
     }
-    for stem, tables in documents.items():
-        _write_tables(tables, folder / stem)
-    curves.draw(experiment, folder / "curves")
-    runtime.draw(experiment, folder / "runtime")
-    intervals.draw(experiment, comparison, folder / "iqm")
-    write_atomic(folder / "status.md", status_page(experiment))
-    write_atomic(folder / "README.md", index_page(experiment, documents))
 
 
 def return_tables(experiment: Experiment) -> list[Table]:
@@ -81,28 +106,42 @@ def return_tables(experiment: Experiment) -> list[Table]:
     ]
 
 
-def status_line(experiment: Experiment) -> str:
-    """Counts the cells by status on one line."""
-    counts = experiment.runs["status"].value_counts().sort_index()
-    parts = ", ".join(f"{number} {status}" for status, number in counts.items())
-    return f"{len(experiment.runs)} cells: {parts}."
+def success_tables(experiment: Experiment) -> list[Table]:
+    """Returns, for each reported statistic, the tables of both readings of success, in percent.
+
+    They hold the tasks that report success; there is no table if none does.
+    """
+    return [
+        seed_table(
+            f"Success rate ({reading}) in percent, {DESCRIPTIONS[statistic]}",
+            _in_percent(run_values(experiment, statistic, measure)),
+            experiment.names,
+            experiment.success_tasks,
+            notice=experiment.protocol.notice,
+            better="high",
+            notes=[SUCCESS_NOTE],
+        )
+        for statistic in experiment.protocol.reported
+        for measure, reading in SUCCESS_MEASURES.items()
+        if experiment.success_tasks
+    ]
+
+
+def _in_percent(values: pd.DataFrame) -> pd.DataFrame:
+    return values.assign(value=100 * values["value"])
 
 
 def status_page(experiment: Experiment) -> str:
     """Writes the page of all cells that are not done, with reasons."""
-    runs = experiment.runs[experiment.runs["status"] != "done"]
+    rows = unfinished(experiment)
     head = [f"# Status of experiment {experiment.name}", "", *_notice(experiment)]
-    if runs.empty:
+    if not rows:
         return "\n".join([*head, f"All done: {status_line(experiment)}", ""])
     table = [
         "| task | method | seeds | status | evaluations | reason |",
         "|---|---|---|---|---|---|",
     ]
-    keys = ["task", "label", "status", "reason", "evaluations"]
-    for (task, label, status, reason, evaluations), group in runs.groupby(keys, sort=False):
-        seeds = ", ".join(str(seed) for seed in group["seed"])
-        cells = [task, label, seeds, status, evaluations, reason or "none given"]
-        table.append("| " + " | ".join(markdown_text(str(cell)) for cell in cells) + " |")
+    table += ["| " + " | ".join(markdown_text(str(cell)) for cell in row) + " |" for row in rows]
     return "\n".join([*head, status_line(experiment), "", *table, ""])
 
 
@@ -111,25 +150,20 @@ def index_page(experiment: Experiment, documents: dict[str, list[Table]]) -> str
     parts = [
         f"# Experiment {experiment.name}",
         *[line for line in _notice(experiment) if line],
-        _protocol_text(experiment),
+        protocol_text(experiment),
         f"{status_line(experiment)} Those that are not done: [status.md](status.md).",
     ]
     for stem, tables in documents.items():
         links = ", ".join(f"[{stem}{suffix}]({stem}{suffix})" for suffix in (".md", ".csv", ".tex"))
-        parts += [f"## {stem.capitalize()}", tables[0].markdown().rstrip(), f"Files: {links}."]
+        shown = tables[: len(SUCCESS_MEASURES) if stem == "success" else 1]
+        texts = [table.markdown().rstrip() for table in shown]
+        parts += [f"## {stem.capitalize()}", *texts, f"Files: {links}."]
     parts.append("## Figures")
-    for stem, title in FIGURES.items():
+    success = SUCCESS_FIGURE if "success" in documents else {}
+    for stem, title in {**success, **FIGURES}.items():
         parts.append(f"![{title}]({stem}.svg)\n\n{title}: [{stem}.svg]({stem}.svg), {stem}.png.")
     parts += ["## Where the runs come from", _provenance(experiment), _reproduce(experiment)]
     return "\n\n".join(parts) + "\n"
-
-
-def _write_tables(tables: list[Table], stem: Path) -> None:
-    write_atomic(stem.with_suffix(".md"), "\n".join(table.markdown() for table in tables))
-    tex = TEX_HEADER + "\n".join(table.latex() for table in tables)
-    write_atomic(stem.with_suffix(".tex"), tex)
-    tidy = pd.concat([table.tidy() for table in tables])
-    write_atomic(stem.with_suffix(".csv"), tidy.to_csv(index=False, float_format="%.10g"))
 
 
 def _notice(experiment: Experiment) -> list[str]:
@@ -137,52 +171,19 @@ def _notice(experiment: Experiment) -> list[str]:
     return [f"**{notice[0].upper()}{notice[1:]}.**", ""] if notice else []
 
 
-def _protocol_text(experiment: Experiment) -> str:
-    protocol = experiment.protocol
-    reported = ", then ".join(DESCRIPTIONS[statistic] for statistic in protocol.reported)
-    text = (
-        f"Protocol `{protocol.name}`: {protocol.steps:,} environment steps, an evaluation of "
-        f"{protocol.eval_episodes} episodes every {protocol.eval_every:,} steps; reported value: "
-        f"{reported}."
-    )
-    return f"{text} {protocol.note}".rstrip()
-
-
 def _provenance(experiment: Experiment) -> str:
-    """Lists code versions, machines and settings with the number of cells of each."""
-    lines = []
-    for column in ("code", "machine", "settings"):
-        counts = experiment.runs.loc[experiment.runs[column] != "", column].value_counts()
-        lines += [f"- {column}: {text} ({number} cells)" for text, number in counts.items()]
+    lines = [f"- {line}" for line in origins(experiment)]
     return "\n".join(lines) or "No cell has a readable manifest."
 
 
 def _reproduce(experiment: Experiment) -> str:
-    """Gives the commands that run the same cells; a variant by options needs its own."""
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for label in experiment.labels:
-        algo, _, variant = label.partition("@")
-        parts = variant.split(",") if variant else []
-        presets = [part for part in parts if "=" not in part]
-        sets = tuple(f"--set {algo}.{part}" for part in parts if "=" in part)
-        groups.setdefault(sets, []).append("@".join([algo, *presets]))
-    rules, runs = experiment.protocol, experiment.runs
-    tasks = ",".join(experiment.tasks)
-    numbers = sorted(runs["seed"].unique())
-    # A lone number would be read as a count.
-    seeds = ",".join(str(number) for number in numbers) + ("," if len(numbers) == 1 else "")
-    folder = f"results/{experiment.path.resolve().name}"
-    commands = [
-        f"    python -m runners.sweep --protocol {rules.name} --steps {rules.steps} "
-        f"--algos {','.join(names)} --tasks {tasks} --seeds {seeds} "
-        f"--experiment ./{folder} {' '.join(sets)}".rstrip()
-        for sets, names in groups.items()
-    ]
+    commands = "\n".join(f"    {command}" for command in sweep_commands(experiment))
+    rebuild = f"To rebuild this page from the files: `{report_command(experiment)}`."
+    if not commands:
+        return f"The runs were imported; each `run.json` says from where. {rebuild}"
     return (
         "To run the same cells again, with the code above and in an empty folder:\n\n"
-        + "\n".join(commands)
-        + "\n\nEach cell's `run.json` holds every option and package version. To rebuild this page "
-        f"from the files: `python -m analysis.report {folder}`."
+        f"{commands}\n\nEach cell's `run.json` holds every option and package version. {rebuild}"
     )
 
 

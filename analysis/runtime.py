@@ -98,7 +98,7 @@ def _draw_task(axis: Axes, experiment: Experiment, times: pd.DataFrame, task: st
             axis.barh(position, means[phase], left=end, height=0.68, **bar)
             end += means[phase]
         axis.annotate(
-            _bar_text(cell),
+            bar_text(cell),
             (end, position),
             (4, 0),
             textcoords="offset points",
@@ -118,7 +118,8 @@ def _draw_task(axis: Axes, experiment: Experiment, times: pd.DataFrame, task: st
     axis.set_xlabel("seconds per 1000 steps")
 
 
-def _bar_text(cell: Cell) -> str:
+def bar_text(cell: Cell) -> str:
+    """The text beside a bar: seconds with three digits, and how many runs count."""
     if cell.value is None:
         return f"{DASH} ({', '.join(cell.marks)})"
     seconds = f"{cell.value:,.0f}" if cell.value >= 100 else f"{cell.value:#.3g}"

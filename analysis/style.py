@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,6 +46,21 @@ KNOWN: dict[str, MethodStyle] = {
     "ppo": MethodStyle("#332288", (0, (8, 1.5, 2, 1.5)), "<"),
     "qsm": MethodStyle("#882255", (0, (1, 2.5)), ">"),
     "dpmd": MethodStyle("#999933", (0, (4, 1, 1, 1, 1, 1, 1, 1)), "p"),
+    "drqv2": MethodStyle("#117733", (0, (3, 1.5)), "h"),
+}
+# The variants of the papers' ablations: shades of the method's colour, lighter and darker.
+_GREENS = ("#009E73", "#005F45", "#5CC6A4", "#00392A", "#A5DCC9")
+VARIANTS: dict[str, MethodStyle] = {
+    "ppo@spo": MethodStyle("#8C7FC4", (0, (2, 2)), "8"),
+    "qvpo@entropy_samples=0": MethodStyle(_GREENS[2], (0, (1, 1)), "o"),
+    "qvpo@diffusion_steps=100": MethodStyle(_GREENS[1], "-", "s"),
+    "qvpo@diffusion_steps=100,entropy_samples=0": MethodStyle(_GREENS[3], (0, (4, 2)), "^"),
+    "qvpo@behavior_samples=1,target_samples=1": MethodStyle(_GREENS[4], (0, (1, 1)), "o"),
+    "qvpo@target_samples=1": MethodStyle(_GREENS[2], (0, (4, 2)), "^"),
+    "qvpo@target_samples=4": MethodStyle(_GREENS[1], "-", "s"),
+    "qvpo@behavior_samples=20": MethodStyle(_GREENS[3], (0, (6, 1, 1, 1, 1, 1)), "v"),
+    "qvpo@entropy_samples=0,eval_samples=1": MethodStyle(_GREENS[3], (0, (1, 1)), "o"),
+    "qvpo@eval_samples=1": MethodStyle(_GREENS[0], "-", "D"),
 }
 # Colours of Paul Tol's schemes, for methods not in `KNOWN`.
 OTHER_COLORS = ("#117733", "#44AA99", "#CC6677", "#AA4499", "#661100", "#6699CC")
@@ -77,13 +93,13 @@ def method_style(label: str) -> MethodStyle:
     shade of its algorithm's colour and a line style and marker of its own.
     """
     algo, _, variant = label.partition("@")
-    if algo in KNOWN and not variant:
-        return KNOWN[algo]
+    if label in KNOWN or label in VARIANTS:
+        return KNOWN.get(label) or VARIANTS[label]
     digest = hashlib.sha256(label.encode()).digest()
     base = hashlib.sha256(algo.encode()).digest()
     color = KNOWN[algo].color if algo in KNOWN else _pick(OTHER_COLORS, base[0])
     if variant:
-        color = _shade(color, _pick(SHADES, digest[1]))
+        color = shade(color, _pick(SHADES, digest[1]))
     return MethodStyle(color, _pick(OTHER_DASHES, digest[2]), _pick(OTHER_MARKERS, digest[3]))
 
 
@@ -160,12 +176,34 @@ def annotate(
         figure.legend(handles=legend, ncols=len(legend), **position)
 
 
-def save(figure: Figure, stem: Path) -> None:
-    """Writes `stem`.svg and `stem`.png; equal figures give equal bytes."""
-    for suffix, metadata in ((".svg", {"Date": None}), (".png", {"Software": None})):
+METADATA: dict[str, dict[str, Any]] = {
+    ".svg": {"Date": None},
+    ".png": {"Software": None},
+    ".pdf": {"CreationDate": None},
+}
+"""What to leave out of each kind of file, so that it depends on the figure only."""
+
+
+def save(figure: Figure, stem: Path, suffixes: Sequence[str] = (".svg", ".png")) -> None:
+    """Writes `stem` with each of the suffixes; equal figures give equal bytes."""
+    for suffix in suffixes:
+        metadata = METADATA[suffix]
         buffer = io.BytesIO()
         figure.savefig(buffer, format=suffix[1:], dpi=200, metadata=metadata)
-        write_atomic(stem.with_suffix(suffix), buffer.getvalue())
+        data = buffer.getvalue()
+        write_atomic(stem.with_suffix(suffix), number_ids(data) if suffix == ".svg" else data)
+
+
+def number_ids(svg: bytes) -> bytes:
+    """Numbers the shared parts of an SVG file (markers, clipping areas) in their order.
+
+    Matplotlib names them by a hash of their exact position, whose last bit depends on the memory
+    addresses by which the layout's solver orders its equations.
+    """
+    names = dict.fromkeys(re.findall(rb'(?:id="|url\(#)(\w*?[0-9a-f]{10})["\)]', svg))
+    for number, name in enumerate(names):
+        svg = svg.replace(name, b"%s%d" % (name[:-10] or b"n", number))
+    return svg
 
 
 def ticks() -> MaxNLocator:
@@ -189,7 +227,7 @@ def _pick(options: tuple[Any, ...], number: int) -> Any:
     return options[number % len(options)]
 
 
-def _shade(color: str, amount: float) -> str:
+def shade(color: str, amount: float) -> str:
     """Mixes a colour with white (amount > 0) or black (amount < 0)."""
     target = 1.0 if amount > 0 else 0.0
     mixed = [channel + abs(amount) * (target - channel) for channel in to_rgb(color)]

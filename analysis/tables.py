@@ -3,10 +3,14 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
+from analysis.files import write_atomic
+
 DASH = "—"
+TEX_HEADER = "% Needs \\usepackage{booktabs}.\n\n"
 TEX_ESCAPES = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}", "<": r"\textless{}"}
@@ -112,9 +116,9 @@ class Table:
             blocks.append("\n".join([lines[0], "-" * len(lines[0]), *lines[1:]]))
         return f"{self.title}\n\n" + "\n\n".join(blocks) + f"\n\n{self._footer(chr(10))}\n"
 
-    def tidy(self) -> pd.DataFrame:
-        """The table in long form, one line per entry, with unrounded numbers."""
-        records = []
+    def records(self) -> list[dict[str, object]]:
+        """The table in long form, one dict per entry, with unrounded numbers."""
+        records: list[dict[str, object]] = []
         for (row, column), cell in self.cells.items():
             low, high = cell.interval or (None, None)
             records.append(
@@ -131,14 +135,14 @@ class Table:
                     "notice": self.notice,
                 }
             )
-        return pd.DataFrame(records)
+        return records
 
     def _texts(self, row: str, bold: str, escape: Callable[[str], str] = str) -> list[str]:
-        winner = self._winner(row)
+        winner = self.winner(row)
         texts = [(name, escape(self.cells[row, name].text(self.digits))) for name in self.columns]
         return [bold.format(text) if name == winner else text for name, text in texts]
 
-    def _winner(self, row: str) -> str | None:
+    def winner(self, row: str) -> str | None:
         """The column whose mean ± std lies clear of all others in the row, if there is one."""
         if self.better is None or self.notice:
             return None
@@ -209,6 +213,16 @@ def seed_cell(values: pd.DataFrame) -> Cell:
         return Cell(marks=texts)
     std = float(counted.std()) if len(counted) > 1 else None
     return Cell(float(counted.mean()), len(counted), std, marks=texts)
+
+
+def write_tables(tables: Sequence[Table], stem: Path) -> None:
+    """Writes tables to `stem`.md, `stem`.tex and, in long form, `stem`.csv."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(stem.with_suffix(".md"), "\n".join(table.markdown() for table in tables))
+    tex = TEX_HEADER + "\n".join(table.latex() for table in tables)
+    write_atomic(stem.with_suffix(".tex"), tex)
+    tidy = pd.DataFrame([record for table in tables for record in table.records()])
+    write_atomic(stem.with_suffix(".csv"), tidy.to_csv(index=False, float_format="%.10g"))
 
 
 def markdown_text(text: str) -> str:

@@ -8,6 +8,8 @@ from typing import IO, Any
 
 import pandas as pd
 
+from analysis.load import Measure
+
 STATISTICS = {
     "last": "last evaluation",
     "last4": "mean of the last four evaluations",
@@ -85,15 +87,37 @@ class Published:
         return self.std
 
 
+@dataclass(frozen=True)
+class Scale:
+    """The constants that map a value to a normalised score.
+
+    Attributes:
+        measure: What the value measures: `return`, or `success` at any step of an episode.
+        random: Value that scores 0, in the task's reward units or as a rate in [0, 1].
+        reference: Value that scores 1, in the same unit.
+        source: Where the two come from.
+    """
+
+    measure: Measure
+    random: float
+    reference: float
+    source: str
+
+
 @cache
 def normalisation() -> pd.DataFrame:
-    """Returns the constants that map a return to a normalised score.
-
-    Returns:
-        A frame indexed by task id with the columns `random` (return that scores 0), `reference`
-        (return that scores 1), both in the task's reward units, and `source`.
-    """
+    """Returns all constants: a frame indexed by task id with the columns of a `Scale`."""
     return _read("normalisation.csv").set_index("task")
+
+
+@cache
+def scale(task: str) -> Scale | None:
+    """Returns the constants of a task, None if it has none; the settings of its id play no part."""
+    name, constants = task.partition("@")[0], normalisation()
+    if name not in constants.index:
+        return None
+    row: Any = constants.loc[name]
+    return Scale(row["measure"], float(row["random"]), float(row["reference"]), row["source"])
 
 
 @cache

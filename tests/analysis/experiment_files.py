@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 EVALUATIONS_HEADER = "env_step,episode,return,length,success"
+SUCCESS_HEADER = f"{EVALUATIONS_HEADER},final_success"
 TIMING_HEADER = "env_step,env,act,update,eval"
 
 
@@ -42,10 +43,13 @@ def write_run(
     reason: str | None = None,
     seconds: Mapping[str, float] | None = None,
     every: int = 1000,
+    success: Sequence[tuple[int, int]] = (),
 ) -> Path:
     """Writes one cell; `returns` are the mean returns of its evaluations, of two episodes each.
 
-    `seconds` are the seconds per 1000 environment steps in each phase.
+    `seconds` are the seconds per 1000 environment steps in each phase. With `success` the task
+    reports it: for each evaluation, how many of the two episodes succeed at any step, and how many
+    at the last step.
     """
     cell = folder / task / label / f"seed-{seed}"
     cell.mkdir(parents=True)
@@ -73,11 +77,15 @@ def write_run(
     }
     (cell / "run.json").write_text(json.dumps(run))
     seconds = seconds or {"env": 0.5, "act": 0.25, "update": 2.0, "eval": 0.25}
-    evaluations, timing, train = [EVALUATIONS_HEADER], [TIMING_HEADER], ["env_step,critic_loss"]
+    header = SUCCESS_HEADER if success else EVALUATIONS_HEADER
+    evaluations, timing, train = [header], [TIMING_HEADER], ["env_step,critic_loss"]
     for index, value in enumerate(returns, start=1):
         step = index * every
         for episode, offset in enumerate((-1.0, 1.0)):
-            evaluations.append(f"{step},{episode},{value + offset},100,")
+            reached = (
+                [str(int(episode < count)) for count in success[index - 1]] if success else [""]
+            )
+            evaluations.append(f"{step},{episode},{value + offset},100,{','.join(reached)}")
         phases = (seconds[phase] * step / 1000 for phase in TIMING_HEADER.split(",")[1:])
         timing.append(",".join(str(number) for number in (step, *phases)))
         train.append(f"{step},{0.1 * index}")

@@ -6,7 +6,7 @@ import pytest
 from experiment_files import write_experiment, write_run
 
 from analysis import comparison
-from analysis.comparison import Measured, measured_beside_published, verdict
+from analysis.comparison import Measured, environment, measured_beside_published, verdict
 from analysis.load import load
 from analysis.published import Published, numbers
 from analysis.tables import Cell
@@ -167,6 +167,95 @@ def test_the_published_statistic_is_measured(tmp_path, monkeypatch):
         assert row.measured.cell.value == value, statistic
 
 
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [
+        ("mbbl/Ant", "MBBL"),
+        ("gym/Ant-v5", "MuJoCo v5"),
+        ("dmc/cheetah-run", "DMControl, states"),
+        ("dmc/cheetah-run@action_repeat=2", "DMControl, states, action_repeat=2"),
+        ("dmc/cheetah-run@pixels", "DMControl, 84×84 pixels without shadows"),
+        ("dmc/cheetah-run@pixels+shadows", "DMControl, 84×84 pixels"),
+        ("dmc/cheetah-run@pixels+size=64+shadows", "DMControl, 64×64 pixels"),
+        ("metaworld/sweep", "Meta-World v3, 84×84 pixels without shadows"),
+        ("metaworld/sweep@size=64+frames=1+shadows", "Meta-World v3, 64×64 pixels, frames=1"),
+        ("pomdp/Ant", "velocities masked"),
+        ("pomdp/Ant@history=4", "velocities masked, history=4"),
+        ("elsewhere/Ant", "elsewhere"),
+    ],
+)
+def test_environments_are_named_as_published(task, name):
+    assert environment(task) == name
+
+
+def test_a_run_from_states_is_not_put_beside_a_number_from_pictures(tmp_path):
+    state, pixels = "dmc/cheetah-run", "dmc/cheetah-run@pixels+shadows"
+    folder = write_experiment(tmp_path / "full", **FULL | {"steps": 1_000_000, "reported": "last"})
+    for task in (state, pixels, "dmc/cheetah-run@pixels+size=64"):
+        for seed in range(2):
+            write_run(folder, task, "drqv2", seed, [1.0] * 4)
+    rows = {row.task: row for row in measured_beside_published("drqv2", [load(folder)])}
+    assert rows[state].published is None
+    assert rows[state].verdict.word == "not published"
+    assert rows[pixels].published.environment == "DMControl, 84×84 pixels"
+    assert rows[pixels].verdict.reasons[-1] == "other statistic"
+    assert rows["dmc/cheetah-run@pixels+size=64"].verdict.reasons[0] == (
+        "DMControl, 84×84 pixels, not DMControl, 64×64 pixels without shadows"
+    )
+    assert rows["dmc/walker-walk@pixels"].verdict.word == "not measured"
+    # All pixel numbers of the measured task are with its runs.
+    assert "dmc/cheetah-run@pixels" not in rows
+
+
+JUDGED = "metaworld/sweep"
+
+
+@pytest.fixture
+def judged(tmp_path):
+    folder = write_experiment(tmp_path / "full", **FULL)
+    for seed in range(2):
+        write_run(folder, JUDGED, "sac", seed, [7.0] * 4, success=[(2, 1)] * 4)
+    return load(folder)
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [("success (any step)", 1.0), ("success (last step)", 0.5), ("return", 7.0)],
+)
+def test_success_is_compared_in_the_published_reading(judged, monkeypatch, metric, value):
+    here = environment(JUDGED)
+    number = replace(PUBLISHED, task=JUDGED, metric=metric, mean=value, std=0.1, environment=here)
+    monkeypatch.setattr(comparison, "numbers", lambda: (number,))
+    [row] = measured_beside_published("sac", [judged])
+    assert (row.measured.metric, row.measured.cell.value) == (metric, value)
+    assert str(row.verdict) == "inside"
+    monkeypatch.setattr(comparison, "numbers", lambda: (replace(number, mean=value - 0.2),))
+    [row] = measured_beside_published("sac", [judged])
+    assert str(row.verdict) == "above"
+
+
+def test_without_a_published_number_success_at_any_step_comes_first(judged, monkeypatch):
+    monkeypatch.setattr(comparison, "numbers", lambda: ())
+    [row] = measured_beside_published("sac", [judged])
+    assert (row.measured.metric, row.measured.cell.value) == ("success (any step)", 1.0)
+
+
+def test_a_published_success_rate_is_not_compared_with_a_return(tmp_path, monkeypatch):
+    number = replace(PUBLISHED, metric="success (any step)", mean=1.0)
+    monkeypatch.setattr(comparison, "numbers", lambda: (number,))
+    [row] = measured_beside_published("sac", [write(tmp_path / "full", value=1.0)])
+    assert str(row.verdict) == "not comparable: published is success (any step)"
+
+
+def test_published_success_rates_are_of_another_meta_world(judged):
+    rows = {row.task: row for row in measured_beside_published("sac", [judged])}
+    assert rows[JUDGED].published.metric == "success (last step)"
+    assert rows[JUDGED].measured.cell.value == 0.5
+    assert rows[JUDGED].verdict.reasons[0] == (
+        "Meta-World v2, states, not Meta-World v3, 84×84 pixels without shadows"
+    )
+
+
 def test_copies_stay_out_unless_they_are_wrong(monkeypatch):
     copy = replace(PUBLISHED, source="LV-Rep Table 1", copied_from="MBBL 200K: SAC")
     wrong = replace(copy, source="CTRL Table 1", mean=101.0, original_mean=100.0, original_std=10.0)
@@ -223,3 +312,15 @@ def test_suites_that_are_here_come_first():
 
 def test_an_algorithm_nobody_knows_has_no_rows(full):
     assert measured_beside_published("nobody", [full]) == []
+
+
+def test_pixels_compare_with_the_published_version_for_pixels():
+    """muLV-Rep is what `lvrep` runs on pictures; on masked states it is another algorithm."""
+    rows = measured_beside_published("lvrep", [])
+    pixels = [row for row in rows if row.task.startswith("metaworld/")]
+    assert len(pixels) == 50
+    assert {row.published.printed for row in pixels} == {"muLV-Rep"}
+    assert {row.published.metric for row in pixels} == {"success (any step)"}
+    assert all(row.published.printed != "muLV-Rep" for row in rows if row not in pixels)
+    masked = measured_beside_published("mulvrep", [])
+    assert {row.task.split("/")[0] for row in masked} == {"pomdp"}

@@ -63,6 +63,25 @@ def test_a_page_gets_its_table(folders, capsys):
     assert capsys.readouterr().out.count("written: ") == 2
 
 
+def test_a_row_of_success_rates_says_what_they_are(folders):
+    task = "metaworld/drawer-close"
+    for seed in range(2):
+        write_run(folders / "results/quick", task, "sac", seed, [7.0], success=[(2, seed + 1)])
+    run(folders)
+    assert row(folders, task) == [
+        task,
+        "1.00 ± 0.00 (n=3)",
+        "TD-MPC2 results (point, 2,000,000 steps, rate of success at the last step, "
+        "Meta-World v2, states)",
+        "0.75 ± 0.35 (n=2)",
+        "[quick](../results/quick/report/README.md) (last, 3,000 steps, "
+        "rate of success at the last step)",
+        "not comparable: Meta-World v2, states, not Meta-World v3, 84×84 pixels without shadows, "
+        "reduced protocol, 3,000 of 2,000,000 steps, other statistic",
+        "—",
+    ]
+
+
 def test_a_row_without_runs_and_with_wrong_copies(folders):
     run(folders)
     assert row(folders, "mbbl/SlimHumanoid-ET")[1:] == [

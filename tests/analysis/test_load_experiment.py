@@ -5,13 +5,20 @@ import math
 
 import numpy as np
 import pytest
-from experiment_files import EVALUATIONS_HEADER, TIMING_HEADER, write_experiment, write_run
+from experiment_files import (
+    EVALUATIONS_HEADER,
+    SUCCESS_HEADER,
+    TIMING_HEADER,
+    write_experiment,
+    write_run,
+)
 
-from analysis.load import Experiment, ExperimentError, load, natural, read_table
+from analysis.load import MEASURES, Experiment, ExperimentError, load, natural, read_table
 from analysis.runtime import run_times
 from analysis.values import run_values, scores
 
 TASK = "mbbl/Ant-ET"
+JUDGED = "metaworld/drawer-close@size=64"
 
 
 @pytest.fixture
@@ -137,6 +144,49 @@ def test_one_nan_episode_spoils_its_evaluation(folder):
     assert marks(load(folder)) == ["not finite"]
 
 
+def test_tasks_with_and_without_success_in_one_experiment(folder):
+    write_run(folder, TASK, "sac", 0, [1.0, 2.0])
+    write_run(folder, JUDGED, "sac", 0, [3.0, 4.0], success=[(2, 1), (1, 0)])
+    experiment = load(folder)
+    assert experiment.success_tasks == [JUDGED]
+    assert experiment.measures(JUDGED) == ("success", "final_success", "return")
+    assert experiment.measures(TASK) == ("return",)
+    found = {measure: experiment.curves(measure) for measure in MEASURES}
+    rates = {
+        (task, measure): curves.loc[curves["task"] == task, measure].tolist()
+        for measure, curves in found.items()
+        for task in (TASK, JUDGED)
+    }
+    assert rates[JUDGED, "return"] == [3.0, 4.0]
+    assert rates[JUDGED, "success"] == [1.0, 0.5]
+    assert rates[JUDGED, "final_success"] == [0.5, 0.0]
+    assert rates[TASK, "return"] == [1.0, 2.0]
+    assert np.isnan(rates[TASK, "success"] + rates[TASK, "final_success"]).tolist() == [True] * 4
+
+
+def test_success_rates_of_runs(folder):
+    write_run(folder, JUDGED, "sac", 0, [0.0] * 3, success=[(0, 0), (2, 1), (1, 0)])
+    write_run(folder, JUDGED, "sac", 1, [0.0] * 3)
+    experiment = load(folder)
+    found = {
+        (statistic, measure): run_values(experiment, statistic, measure)["value"].iloc[0]
+        for statistic in ("last", "best")
+        for measure in ("success", "final_success")
+    }
+    assert found == {
+        ("last", "success"): 0.5,
+        ("last", "final_success"): 0.0,
+        ("best", "success"): 1.0,
+        ("best", "final_success"): 0.5,
+    }
+    # A run of the other header: its return counts, and it has no rates.
+    assert run_values(experiment, "last", "success")["mark"].tolist() == [
+        "",
+        "without success rate",
+    ]
+    assert marks(experiment) == ["", ""]
+
+
 def test_run_time_is_per_1000_steps(folder):
     seconds = {"env": 1.0, "act": 2.0, "update": 3.0, "eval": 4.0}
     write_run(folder, TASK, "sac", 0, [1.0, 2.0], seconds=seconds, every=500)
@@ -149,16 +199,26 @@ def test_scores_are_normalised_where_constants_exist(folder):
     write_run(folder, "mbbl/Pendulum", "sac", 0, [168.2])
     write_run(folder, "mbbl/Pendulum", "sac", 1, [-202.6])
     write_run(folder, "nowhere/Task", "sac", 0, [1.0])
-    found = scores(run_values(load(folder), "last"), "sac")
+    found = scores(load(folder), "last")["sac"]
     assert list(found) == ["mbbl/Pendulum"]
     np.testing.assert_allclose(found["mbbl/Pendulum"], [1.0, 0.0], atol=1e-12)
+
+
+def test_scores_with_settings_and_of_success(folder):
+    pixels = "dmc/cheetah-run@pixels+size=64"
+    write_run(folder, pixels, "sac", 0, [250.0])
+    write_run(folder, "dmc/lqr-lqr-2-1", "sac", 0, [250.0])
+    write_run(folder, JUDGED, "sac", 0, [250.0], success=[(1, 0)])
+    assert scores(load(folder), "last") == {"sac": {pixels: [0.25], JUDGED: [0.5]}}
 
 
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
         ("evaluations.csv", "step,return\n1,2\n", EVALUATIONS_HEADER),
-        ("evaluations.csv", f"{EVALUATIONS_HEADER},extra\n", EVALUATIONS_HEADER),
+        ("evaluations.csv", f"{EVALUATIONS_HEADER},extra\n", f"'.*' or '{SUCCESS_HEADER}'"),
+        ("evaluations.csv", f"{SUCCESS_HEADER},extra\n", f"'.*' or '{SUCCESS_HEADER}'"),
+        ("evaluations.csv", f"{SUCCESS_HEADER}\n1,0,1,1,\n", "line 2"),
         ("evaluations.csv", f"{EVALUATIONS_HEADER}\n1,2\n3,0,1,1,\n", "line 2"),
         ("evaluations.csv", f"{EVALUATIONS_HEADER}\n,0,1,1,\n", "env_step is empty"),
         ("evaluations.csv", f"{EVALUATIONS_HEADER}\n1,0,good,1,\n", "cannot be read as numbers"),

@@ -10,14 +10,23 @@ from analysis import published
 from analysis.published import STATISTICS, Published, normalisation, numbers, sources
 from analysis.stats import RUN_STATISTICS
 from envs import list_tasks
+from envs import task as task_facts
 
-# Suites and tasks that have published numbers and are not in the registry.
-FOREIGN_SUITES = {"dmc", "metaworld", "pomdp"}
+# Tasks that have published numbers and are not in the registry.
 FOREIGN_TASKS = {
+    "dmc/cheetah-run-sparse",
+    "dmc/reach-duplo@pixels",
+    "dmc/walker-run-sparse",
     "gym/InvertedDoublePendulum-v5",
     "gym/InvertedPendulum-v5",
     "gym/Pusher-v5",
     "gym/Reacher-v5",
+    "metaworld/aggregate-of-50",
+    "metaworld/mean-of-50",
+    "pomdp/cheetah-run",
+    "pomdp/hopper-run",
+    "pomdp/humanoid-run",
+    "pomdp/walker-run",
 }
 # Copied wrongly from MBBL by the Diff-SR, LV-Rep, SPEDER and CTRL tables alike.
 MISCOPIED = {
@@ -56,11 +65,19 @@ def test_every_cell_stands_once():
 
 
 def test_tasks_are_known_or_named_as_foreign():
-    tasks = {x.task for x in numbers()}
-    known = set(list_tasks())
-    suites = {task.split("/")[0] for task in known}
-    rest = {task for task in tasks - known if task.split("/")[0] not in FOREIGN_SUITES - suites}
-    assert rest == FOREIGN_TASKS - known
+    tasks, known = {x.task for x in numbers()}, set(list_tasks())
+    foreign = {task for task in tasks if task.partition("@")[0] not in known}
+    assert foreign == FOREIGN_TASKS
+    assert all(task_facts(task).id == task for task in tasks - foreign)
+
+
+def test_the_ids_of_pictures_and_of_states_differ():
+    numbers_of_dmc = [x for x in numbers() if x.task.startswith("dmc/")]
+    assert {x.environment for x in numbers_of_dmc if x.task.endswith("@pixels")} == {
+        "DMControl, 64×64 pixels",
+        "DMControl, 84×84 pixels",
+    }
+    assert {x.environment for x in numbers_of_dmc if "@" not in x.task} == {"DMControl, states"}
 
 
 def test_fields_keep_to_their_words():
@@ -163,3 +180,20 @@ def test_scores_are_normalised_by_the_same_numbers():
     for task, row in constants.iterrows():
         assert row["random"] == find("MBBL 200K", "Random", task).mean
         assert row["reference"] == find("MBBL 200K", "SAC", task).mean
+
+
+def test_scores_have_the_measure_and_the_bounds_of_their_suite():
+    for suite, scale in {
+        "dmc": ("return", 0.0, 1000.0),
+        "metaworld": ("success", 0.0, 1.0),
+    }.items():
+        for task in list_tasks(suite):
+            found = published.scale(task)
+            bounded = not task.startswith("dmc/lqr-")
+            assert (found is not None) == bounded, task
+            if found:
+                assert (found.measure, found.random, found.reference) == scale
+                assert (found.measure == "success") == task_facts(task).reports_success
+    known = set(normalisation().index)
+    assert known <= set(list_tasks())
+    assert published.scale("dmc/cheetah-run@pixels+size=64") == published.scale("dmc/cheetah-run")

@@ -1,8 +1,11 @@
 """The report as a whole: every file, every notice, and the command line."""
 
+import io
 import re
+import shutil
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,7 +15,7 @@ import pytest
 from experiment_files import write_experiment, write_run
 
 import analysis
-from analysis import intervals, stats
+from analysis import curves, intervals, stats
 from analysis.load import load
 from analysis.published import normalisation
 from analysis.report import main
@@ -23,9 +26,13 @@ TABLES = [
     for suffix in (".md", ".csv", ".tex")
 ]
 FIGURES = [
-    f"{stem}{suffix}" for stem in ("curves", "runtime", "iqm") for suffix in (".svg", ".png")
+    f"{stem}{suffix}"
+    for stem in ("curves", "runtime", "iqm", "profiles")
+    for suffix in (".svg", ".png")
 ]
+TEXTS = (".md", ".csv", ".tex")
 TASKS = ("mbbl/Pendulum", "mbbl/HalfCheetah", "pomdp/Ant-v5")
+JUDGED = "metaworld/drawer-close@size=64"
 ROOT = Path(analysis.__file__).parents[1]
 
 
@@ -58,20 +65,22 @@ def svg_text(path: Path) -> str:
 
 def test_all_files_are_written_and_nothing_else(report):
     names = sorted(file.name for file in report.iterdir())
-    assert names == sorted([*TABLES, *FIGURES, "status.md", "README.md"])
+    assert names == sorted([*TABLES, *FIGURES, "status.md", "README.md", "index.html"])
 
 
-@pytest.mark.parametrize("name", [*TABLES, "status.md", "README.md"])
+@pytest.mark.parametrize("name", [*TABLES, "status.md", "README.md", "index.html"])
 def test_every_text_says_that_it_is_reduced(report, name):
     assert "reduced protocol" in (report / name).read_text().lower()
 
 
-@pytest.mark.parametrize("stem", ["curves", "runtime", "iqm"])
+@pytest.mark.parametrize("stem", ["curves", "runtime", "iqm", "profiles"])
 def test_every_figure_says_that_it_is_reduced(report, stem):
     assert "reduced protocol 'quick': not comparable" in svg_text(report / f"{stem}.svg")
 
 
-@pytest.mark.parametrize(("stem", "panels"), [("curves", 3), ("runtime", 3), ("iqm", 4)])
+@pytest.mark.parametrize(
+    ("stem", "panels"), [("curves", 3), ("runtime", 3), ("iqm", 4), ("profiles", 2)]
+)
 def test_n_stands_on_every_panel(report, stem, panels):
     axes = ElementTree.parse(report / f"{stem}.svg").findall(".//*[@id]")
     texts = ["".join(axis.itertext()) for axis in axes if axis.get("id", "").startswith("axes_")]
@@ -151,6 +160,85 @@ def test_the_same_data_gives_the_same_bytes(mixed, report):
     before = {file.name: file.read_bytes() for file in report.iterdir()}
     assert main([str(mixed), "--quiet"]) == 0
     assert {file.name: file.read_bytes() for file in report.iterdir()} == before
+
+
+def test_a_kept_report_is_what_its_runs_give(tmp_path, monkeypatch):
+    """Without success rates a report has the bytes that it had before there were any."""
+    kept = ROOT / "results" / "hopper-et-50k"
+    folder = shutil.copytree(kept, tmp_path / kept.name, ignore=shutil.ignore_patterns("report"))
+    monkeypatch.setattr(curves.style, "save", lambda figure, stem: None)
+    assert main([str(folder), "--quiet"]) == 0
+    texts = [file.name for file in (kept / "report").iterdir() if file.suffix in TEXTS]
+    built = [file.name for file in (folder / "report").iterdir() if file.suffix in TEXTS]
+    assert sorted(built) == sorted(texts)
+    for text in texts:
+        assert (folder / "report" / text).read_bytes() == (kept / "report" / text).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """A full experiment in which one of two tasks reports success, and what its report prints."""
+    folder = write_experiment(
+        tmp_path_factory.mktemp("results") / "pixels", reduced=False, reported="last,best"
+    )
+    counts = [(0, 0), (2, 1), (1, 0)]
+    for seed in range(2):
+        write_run(folder, TASKS[0], "sac", seed, [1.0, 2.0, 3.0], title="SAC")
+        write_run(folder, JUDGED, "sac", seed, [1.0, 2.0, 3.0], title="SAC", success=counts)
+        counts = [(1, 1), (2, 2), (2, 1)]
+    with redirect_stdout(io.StringIO()) as printed:
+        assert main([str(folder)]) == 0
+    return folder, printed.getvalue()
+
+
+def test_success_rates_stand_in_the_report_and_on_the_terminal(judged):
+    folder, printed = judged
+    report = folder / "report"
+    # By hand: in per cent, seed 0 and seed 1.
+    rows = {
+        "Success rate (any step) in percent, last evaluation": "75.0 ± 35.4 (n=2)",
+        "Success rate (last step) in percent, last evaluation": "25.0 ± 35.4 (n=2)",
+        "Success rate (any step) in percent, best evaluation during training": (
+            "100.0 ± 0.0 (n=2)"
+        ),
+        "Success rate (last step) in percent, best evaluation during training": (
+            "75.0 ± 35.4 (n=2)"
+        ),
+    }
+    [page, index] = [(report / name).read_text() for name in ("success.md", "README.md")]
+    titles = re.findall("^### (.*)$", page, re.MULTILINE)
+    assert titles == list(rows)
+    assert re.findall("^### (.*)$", index, re.MULTILINE)[:2] == titles[:2]
+    for text in (page, printed):
+        found = re.findall(rf"{JUDGED}[ |]+(\d.*?\))", text)
+        assert found[:4] == list(rows.values())
+    assert TASKS[0] not in page
+    assert TASKS[0] in printed
+    assert f"{TASKS[0]}, {JUDGED}" in (report / "aggregate.md").read_text()
+
+
+def test_the_success_figure(judged):
+    report = judged[0] / "report"
+    assert (report / "success.png").exists()
+    text = svg_text(report / "success.svg")
+    for part in ("Success rate (any step)", "success rate in %", "SAC (n=2)", JUDGED):
+        assert part in text
+    assert " 0 25 50 75 100 success" in text
+    assert TASKS[0] not in text
+    links = re.findall(r"\]\(([^)]+)\)", (report / "README.md").read_text())
+    assert {"success.svg", "success.md", "success.csv", "success.tex"} <= set(links)
+    assert all((report / link).exists() for link in links)
+
+
+def test_the_success_figure_draws_percent(judged, monkeypatch):
+    figures = []
+    monkeypatch.setattr(curves.style, "save", lambda figure, stem: figures.append(figure))
+    curves.draw(load(judged[0]), judged[0] / "success", "success")
+    [axis] = figures[0].axes
+    thick = max(axis.get_lines(), key=lambda line: line.get_linewidth())
+    assert thick.get_ydata().tolist() == [25.0, 100.0, 75.0]
+    assert axis.get_ylim() == (-4, 104)
+    assert len(axis.get_lines()) == 3
 
 
 def test_a_full_experiment_is_all_done_and_prints_its_table(tmp_path, capsys):

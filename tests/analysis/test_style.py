@@ -1,7 +1,10 @@
 """Method styles and saved figures."""
 
+import re
+
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
 from analysis import style
 
@@ -56,3 +59,16 @@ def test_a_saved_figure_is_the_same_bytes_twice(tmp_path):
         first, second = (tmp_path / f"{name}{suffix}" for name in ("first", "second"))
         assert first.read_bytes() == second.read_bytes()
     assert not list(tmp_path.glob(".*"))
+
+
+def test_the_last_bit_of_a_layout_does_not_reach_the_file(tmp_path):
+    for name, left in (("first", 0.1), ("second", 0.1 + 1e-15)):
+        figure = Figure(figsize=(3.0, 2.0))
+        axis = figure.add_axes((left, 0.1, 0.6, 0.6))
+        axis.plot([0, 1], [0, 1])
+        style.save(figure, tmp_path / name, (".svg",))
+    first, second = ((tmp_path / f"{name}.svg").read_text() for name in ("first", "second"))
+    assert first == second
+    used = re.findall(r'(?:url\(|href=")#([\w-]+)', first)
+    assert used
+    assert all(first.count(f' id="{name}"') == 1 for name in used)

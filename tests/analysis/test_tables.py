@@ -83,7 +83,7 @@ def test_text_is_aligned_and_folds():
 
 
 def test_tidy_is_unrounded_and_complete():
-    frame = pd.read_csv(io.StringIO(table(NOTICE).tidy().to_csv(index=False)))
+    frame = pd.read_csv(io.StringIO(pd.DataFrame(table(NOTICE).records()).to_csv(index=False)))
     assert len(frame) == 4
     first = frame.iloc[0]
     assert (first["row"], first["method"], first["n"]) == ("mbbl/A_1", "X", 2)
