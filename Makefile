@@ -5,15 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: sweep test test-slow lint bench clean
+.PHONY: sweep test test-slow lint bench system gl browser clean
 
 sweep: $(VENV)/run.stamp
 	$(BIN)/python -m runners.sweep --algos diffsr,qvpo
 
-test: $(VENV)/test.stamp
+test: $(VENV)/test.stamp gl browser
 	$(BIN)/python -m pytest -n auto
 
-test-slow: $(VENV)/test.stamp
+test-slow: $(VENV)/test.stamp gl
 	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/test.stamp
@@ -23,6 +23,28 @@ lint: $(VENV)/test.stamp
 
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m runners.bench
+
+# What pip does not bring: a GL library for tasks from pixels, a browser to test the HTML report in.
+# Installed with apt if this is root, else named.
+GL := libegl1 libopengl0 libgl1-mesa-dri
+BROWSER := chromium chromium-driver
+APT := apt-get install -y -qq --no-install-recommends
+system:
+	@missing=; \
+	ldconfig -p | grep -q libEGL.so.1 || missing="$(GL)"; \
+	{ command -v chromium && command -v chromedriver; } >/dev/null || missing="$$missing $(BROWSER)"; \
+	if [ -z "$$missing" ]; then echo "system packages: ready"; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(APT) $$missing >/dev/null; \
+	else echo "as root: $(APT) $$missing"; fi
+
+# Tasks from pixels need a GL library: this names the one that is missing.
+gl: $(VENV)/run.stamp
+	@$(BIN)/python -c "from envs.pixels import gl_problem as p; print(p() or 'pictures: ready')"
+
+# The HTML report is tested in Chromium; without it these tests are skipped and say so.
+browser: $(VENV)/run.stamp
+	@$(BIN)/python tests/analysis/browser.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info
