@@ -316,7 +316,7 @@ def training_loop(algo: str, task: str, device: str, warm: int, episodes: int) -
     with TemporaryDirectory() as folder:
         directory = RunDirectory(cell, Path(folder))
         directory.lock()
-        loop = Loop(cell, directory, How(device))
+        loop = Loop((cell,), (directory,), How(device))
         loop.start()
         yield loop
         loop.close()

@@ -20,8 +20,9 @@ import torch
 import envs
 from algos.agent import Agent, Array, Spaces, Transition
 from algos.blocks import Block, Rows
-from runners.loop import make_agent, make_env
+from runners.loop import make_agent
 from runners.options import frame_bytes
+from runners.replica import make_env
 from runners.rundir import Cell
 
 PROBE_SECONDS = 1.0
@@ -145,7 +146,7 @@ def estimate(cell: Cell, device: str) -> Estimate:
     rules, task = cell.protocol, envs.task(cell.task)
     env = make_env(cell.task, seed=0)
     env.reset()
-    agent = make_agent(cell, device)
+    agent = make_agent((cell,), device)
     empty = tensor_bytes(agent.state_dict())
     agent_steps = rules.steps // task.action_repeat
     warm = min(int(cell.config.get("random_steps", 0)), agent_steps)

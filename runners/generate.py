@@ -42,8 +42,8 @@ from runners.cli import (  # noqa: E402
     run_main,
 )
 from runners.grid import agent_for  # noqa: E402
-from runners.loop import make_env  # noqa: E402
 from runners.policy import load_policy, read_cell  # noqa: E402
+from runners.replica import make_env  # noqa: E402
 from runners.rundir import Cell  # noqa: E402
 from runners.seeding import derive_seed  # noqa: E402
 

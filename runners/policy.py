@@ -65,11 +65,13 @@ def load_policy(run: Path, device: str = "cpu", source: str | None = None) -> Ag
             state = checkpoint.load(run / "checkpoint")
             if state is None:
                 raise UserError(f"{run}: holds no trained policy (no policy/, no checkpoint/)")
-            agent = make_agent(cell, device)
+            if len(state["replicas"]) > 1:
+                raise UserError(f"{run}: trains with other seeds; it has a policy when all ended")
+            agent = make_agent((cell,), device)
             agent.load_state_dict(state["agent"])
             return agent
     except checkpoint.CheckpointError as error:
         raise UserError(str(error)) from None
-    agent = make_agent(cell, device)
+    agent = make_agent((cell,), device)
     agent.load_policy(state)
     return agent

@@ -32,8 +32,9 @@ from runners.cli import (  # noqa: E402
     positive,
     run_main,
 )
-from runners.loop import Loop, Progress, make_env  # noqa: E402
+from runners.loop import Loop, Progress  # noqa: E402
 from runners.policy import read_cell  # noqa: E402
+from runners.replica import make_env  # noqa: E402
 from runners.rundir import Cell, RunDirectory  # noqa: E402
 from runners.seeding import derive_seed  # noqa: E402
 
@@ -79,7 +80,7 @@ def repeat_run(
             seen[progress.step] = loop.agent.act(obs, explore=False)[0]
             loop.agent.eval_rng.load_state_dict(streams)
 
-    loop = Loop(cell, directory, How(device, float("inf")), report=ask)
+    loop = Loop((cell,), (directory,), How(device, float("inf")), report=ask)
     wanted = set(stages(cell.protocol.steps, count, loop.repeat))
     env = make_env(cell.task)
     start, _ = env.reset(seed=derive_seed("probe", cell.task, cell.seed))

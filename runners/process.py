@@ -19,11 +19,15 @@ class How:
         device: cpu, cuda or cuda:N.
         checkpoint_seconds: wall time between checkpoints.
         frames_on_disk: read frames from the checkpoint that holds them, not from memory.
+        step_timeout: seconds without a step after which a worker counts as hanging.
+        track: names of the sinks that metrics go to as well; see `runners.tracking`.
     """
 
     device: str = "cpu"
     checkpoint_seconds: float = 60.0
     frames_on_disk: bool = True
+    step_timeout: float = 1800.0
+    track: tuple[str, ...] = ()
 
 
 def setup_process() -> None:

@@ -10,17 +10,17 @@ no clock, so that the same cell gives the same bytes twice on one machine.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from runners.checkpoint import write_atomic
 from runners.cli import UserError
+from runners.lease import Lease
 from runners.protocols import Protocol
 
 FORMAT = 1
@@ -78,6 +78,10 @@ class Cell:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+Run = tuple[Cell, ...]
+"""The cells of one process: seeds of one (task, algorithm, options) that are trained together."""
+
+
 def open_experiment(path: Path, protocol: Protocol) -> None:
     """Make the experiment folder, or check that it follows the same protocol.
 
@@ -131,7 +135,7 @@ class RunDirectory:
         self.cell = cell
         self.path = cell.path(experiment)
         self.text = dict.fromkeys(CSV_FILES, "")
-        self._lock: IO[str] | None = None
+        self._lease = Lease(self.checkpoints)
 
     @property
     def checkpoints(self) -> Path:
@@ -194,20 +198,38 @@ class RunDirectory:
         return str(manifest["status"])
 
     def lock(self) -> bool:
-        """Claim the cell for this process until it ends; False if another one has it."""
+        """Claim the cell for this process; False if another one has it, see `runners.lease`."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
-        self._lock = (self.checkpoints / "lock").open("a")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not self._lease.take():
             return False
         for left in self.path.glob(".*.partial"):  # of a process that was killed
             left.unlink(missing_ok=True)
         return True
 
+    def unlock(self) -> None:
+        """Give the cell back."""
+        self._lease.release()
+
+    def beat(self, step: int, last_return: float | None) -> None:
+        """Note how far the run is, for those who watch from other processes."""
+        self._lease.beat(step, last_return)
+
+    def check(self) -> None:
+        """Look whether this process still has the cell, before anything of it is written.
+
+        Raises:
+            LeaseLost: it has not.
+        """
+        self._lease.check()
+
     def append(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """Add rows to `<name>.csv`, with the header first if it is empty."""
+        """Add rows to `<name>.csv`, with the header first if it is empty.
+
+        Raises:
+            LeaseLost: another process has the cell now.
+        """
+        self.check()
         lines = [] if self.text[name] else [",".join(columns)]
         lines += [",".join(_text(value) for value in row) for row in rows]
         added = "".join(f"{line}\n" for line in lines)
@@ -216,7 +238,12 @@ class RunDirectory:
             file.write(added)
 
     def restore(self, text: Mapping[str, str]) -> None:
-        """Set every CSV file to what it was at a checkpoint; empty at the start."""
+        """Set every CSV file to what it was at a checkpoint; empty at the start.
+
+        Raises:
+            LeaseLost: another process has the cell now.
+        """
+        self.check()
         self.text = {name: text.get(name, "") for name in CSV_FILES}
         for name, content in self.text.items():
             write_atomic(self.path / f"{name}.csv", content)

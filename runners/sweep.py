@@ -29,7 +29,7 @@ from runners.cli import (
     positive,
     run_main,
 )
-from runners.grid import agent_for, make_cells, parse_seeds, split, unsupported
+from runners.grid import agent_for, make_cells, make_runs, parse_seeds, split, unsupported
 from runners.launchers.local import LocalLauncher
 from runners.options import (
     add_common,
@@ -41,7 +41,7 @@ from runners.options import (
     options_text,
 )
 from runners.process import How
-from runners.progress import View, clock, make_console
+from runners.progress import Row, View, clock, make_console
 from runners.protocols import protocol
 from runners.rundir import Cell, RunDirectory, open_experiment
 
@@ -58,6 +58,18 @@ def parser() -> Parser:
     result.add_argument("--tasks", help="comma list of task ids; default: the protocol's")
     result.add_argument("--seeds", help="a count like 4, or a list like 0,3,7")
     result.add_argument("--workers", type=int, help="processes at a time; default: one per core")
+    result.add_argument(
+        "--replicas",
+        type=int,
+        help="seeds that one process trains together; default: 1, on CUDA all that the agent takes",
+    )
+    result.add_argument(
+        "--step-timeout",
+        type=float,
+        default=1800.0,
+        metavar="SECONDS",
+        help="kill a worker that makes no step for so long, and try its run again",
+    )
     result.add_argument(
         "--set", action="append", default=[], metavar="ALGO.OPTION=VALUE", help="option of an agent"
     )
@@ -98,6 +110,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = check_device(arguments.device)
     asked = arguments.workers
     workers = default_workers(device) if asked is None else positive("workers", asked)
+    if arguments.replicas is not None:
+        positive("replicas", arguments.replicas)
+    if not arguments.step_timeout > 0:  # NaN as well
+        raise UserError(f"--step-timeout {arguments.step_timeout:g}: must be above 0")
     check_common(arguments)
     check_drawing([cell for cell in cells if unsupported(cell) is None])
     experiment = experiment_path(arguments, rules)
@@ -109,11 +125,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     waiting = unfinished(cells, experiment, console)
     frames = [frame_bytes(cell) for cell in waiting if unsupported(cell) is None]
     check_disk(experiment, sum(sorted(frames, reverse=True)[:workers]))
-    how = How(device, arguments.checkpoint_seconds, arguments.frames == "disk")
+    on_disk = arguments.frames == "disk"
+    how = How(device, arguments.checkpoint_seconds, on_disk, arguments.step_timeout)
     launcher = LocalLauncher(workers, how)
     with View(waiting, console, f"{experiment} ({rules.name})") as view:
         supported = [cell for cell in waiting if not refused(cell, experiment, device, view)]
-        finished = launcher.run(supported, experiment, view) if supported else True
+        replicas = arguments.replicas or (1 if device == "cpu" else None)
+        runs = make_runs(supported, experiment, replicas)
+        for cell in (cell for run in runs for cell in run):  # a group may hold more than asked
+            view.rows.setdefault(cell.name, Row(cell))
+        finished = launcher.run(runs, experiment, view) if runs else True
     if not finished:
         console.print("stopped and saved; run the same command to go on")
         return EXIT_AGAIN
@@ -122,9 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(f"{row.cell.name}: {row.status}: {row.reason}", soft_wrap=True)
     reported = EXIT_OK if arguments.no_report else report(experiment)
     ends = {row.status for row in bad} - {"unsupported"}  # that is an answer, not a failure
-    if reported or ends - {"elsewhere"}:
-        return EXIT_FAILED
-    return EXIT_AGAIN if ends else EXIT_OK
+    return EXIT_FAILED if reported or ends else EXIT_OK
 
 
 def unfinished(cells: Sequence[Cell], experiment: Path, console: Console) -> list[Cell]:

@@ -10,7 +10,6 @@ from runners.process import How, setup_process
 setup_process()
 
 import algos  # noqa: E402
-from runners.checkpoint import CheckpointError  # noqa: E402
 from runners.cli import (  # noqa: E402
     EXIT_AGAIN,
     EXIT_FAILED,
@@ -21,7 +20,7 @@ from runners.cli import (  # noqa: E402
     run_main,
 )
 from runners.grid import make_cells, parse_entry, unsupported  # noqa: E402
-from runners.loop import Interrupted, Progress, run_cell  # noqa: E402
+from runners.loop import Progress  # noqa: E402
 from runners.options import (  # noqa: E402
     add_common,
     check_common,
@@ -34,7 +33,7 @@ from runners.options import (  # noqa: E402
 from runners.progress import View, make_console  # noqa: E402
 from runners.protocols import protocol  # noqa: E402
 from runners.rundir import open_experiment  # noqa: E402
-from runners.worker import StopFlag, outcome  # noqa: E402
+from runners.worker import StopFlag, run_here  # noqa: E402
 
 
 def parser() -> Parser:
@@ -80,20 +79,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         row.begin()
 
         def report(progress: Progress) -> None:
-            row.update(progress.step, progress.last_return)
+            row.update(progress.step, progress.returns[0])
+            row.reason = progress.notice
             view.refresh()
 
-        try:
-            status = run_cell(cell, experiment, how, StopFlag(), report)
-        except Interrupted:
-            row.end("stopped", "saved; run the same command to go on")
-            return EXIT_AGAIN
-        except CheckpointError as error:
-            raise UserError(str(error)) from None
-        row.end(*outcome(cell, experiment, status))
+        (end,) = run_here((cell,), experiment, how, StopFlag(), report)
+        if end.status == "refused":
+            raise UserError(str(end.reason))
+        row.end(end.status, end.reason)
     console.print(f"files: {cell.path(experiment)}", soft_wrap=True)
-    # Still `running`: another process has the cell.
-    return {"done": EXIT_OK, "running": EXIT_AGAIN}.get(status, EXIT_FAILED)
+    codes = {"done": EXIT_OK, "stopped": EXIT_AGAIN, "elsewhere": EXIT_AGAIN}
+    return codes.get(end.status, EXIT_FAILED)
 
 
 if __name__ == "__main__":

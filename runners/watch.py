@@ -36,8 +36,8 @@ from runners.cli import (  # noqa: E402
     positive,
     run_main,
 )
-from runners.loop import make_env  # noqa: E402
 from runners.policy import load_policy, read_cell  # noqa: E402
+from runners.replica import make_env  # noqa: E402
 from runners.seeding import derive_seed  # noqa: E402
 
 Frame = NDArray[np.uint8]

@@ -1,39 +1,57 @@
-"""The body of a process that runs one cell and tells its parent how it goes."""
+"""The body of a process that runs some seeds and tells its parent how it goes."""
 
 from __future__ import annotations
 
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from runners.cli import EXIT_AGAIN, EXIT_FAILED, EXIT_OK, UserError
-from runners.process import How
-from runners.rundir import Cell, RunDirectory
+from runners.process import How, setup_process
+from runners.rundir import Cell, Run, RunDirectory
+
+if TYPE_CHECKING:
+    from runners.loop import Progress
 
 REPORT_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
-class Message:
-    """What a worker sends: progress, or at last how the cell ended.
+class End:
+    """How a cell ended.
 
     Attributes:
-        step: environment steps done.
-        last_return: mean return of the last evaluation.
-        status: None while running, else `done`, `failed`, `diverged`, `elsewhere`
-            (another process has the cell), `stopped` (saved, to be continued) or
-            `refused` (its files cannot be used; nothing was changed).
+        status: `done`, `failed`, `diverged`, `elsewhere` (another process has the cell),
+            `stopped` (saved, to be continued) or `refused` (its files cannot be used;
+            nothing was changed).
         reason: one line for a status that needs one.
     """
 
-    step: int
-    last_return: float | None
-    status: str | None = None
+    status: str
     reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Message:
+    """What a worker sends: progress, or at last how the cells ended.
+
+    Attributes:
+        step: environment steps done.
+        returns: mean return of each seed's last evaluation.
+        notice: what a person should know, if anything.
+        ends: None while running.
+    """
+
+    step: int
+    returns: tuple[float | None, ...]
+    notice: str | None = None
+    ends: tuple[End, ...] | None = None
 
 
 class StopFlag:
@@ -52,54 +70,74 @@ class StopFlag:
         return self.raised
 
 
-def work(cell: Cell, experiment: Path, how: How, pipe: Connection) -> None:
-    """Run one cell in this process, then leave with an exit code.
+def run_here(
+    run: Run,
+    experiment: Path,
+    how: How,
+    should_stop: Callable[[], bool],
+    report: Callable[[Progress], None],
+) -> list[End]:
+    """Run cells to their end in this process; what goes wrong with them is in the answer.
 
     Args:
-        cell: what to run.
+        run: what to run.
         experiment: its experiment folder.
         how: device, checkpoints and the like.
-        pipe: where messages go; if the parent is gone the cell is saved and ended.
+        should_stop: asked at every step; True saves and ends.
+        report: called with the progress at every step.
     """
-    from runners.process import setup_process
-
     setup_process()
     from runners.checkpoint import CheckpointError
-    from runners.loop import Interrupted, Progress, run_cell
+    from runners.loop import Interrupted
+    from runners.run import run_cells
 
+    try:
+        statuses = run_cells(run, experiment, how, should_stop, report)
+    except Interrupted:
+        return [End("stopped", "saved; run the same command to go on")] * len(run)
+    except (CheckpointError, UserError, OSError) as error:
+        return [End("refused", str(error))] * len(run)
+    return [_end(*pair, experiment) for pair in zip(run, statuses, strict=True)]
+
+
+def _end(cell: Cell, status: str, experiment: Path) -> End:
+    """What to show for a status that `run_cells` returned."""
+    if status == "running":
+        return End("elsewhere", "another process is running this cell")
+    reason = (RunDirectory(cell, experiment).read_manifest() or {}).get("reason")
+    return End(status, None if reason is None else str(reason))
+
+
+def work(run: Run, experiment: Path, how: How, pipe: Connection) -> None:
+    """Run cells in this process, then leave with an exit code.
+
+    Args:
+        run: what to run.
+        experiment: its experiment folder.
+        how: device, checkpoints and the like.
+        pipe: where messages go; if the parent is gone the run is saved and ended.
+    """
     stop = StopFlag()
-    last = Progress(0, None)
+    last = Message(0, (None,) * len(run))
     sent = 0.0
 
-    def send(status: str | None = None, reason: str | None = None) -> None:
+    def send(message: Message) -> None:
+        nonlocal last, sent
+        last, sent = message, time.monotonic()
         try:
-            pipe.send(Message(last.step, last.last_return, status, reason))
+            pipe.send(message)
         except OSError:
             stop.raised = True
 
     def report(progress: Progress) -> None:
-        nonlocal last, sent
-        last = progress
+        nonlocal last
+        last = Message(progress.step, progress.returns, progress.notice)
         if time.monotonic() - sent >= REPORT_SECONDS:
-            sent = time.monotonic()
-            send()
+            send(last)
 
-    try:
-        status = run_cell(cell, experiment, how, stop, report)
-    except Interrupted:
-        send("stopped")
+    ends = tuple(run_here(run, experiment, how, stop, report))
+    send(Message(last.step, last.returns, last.notice, ends))
+    statuses = {end.status for end in ends}
+    if "stopped" in statuses:
         sys.exit(EXIT_AGAIN)
-    except (CheckpointError, UserError, OSError) as error:
-        send("refused", str(error))
-        sys.exit(EXIT_FAILED)
-    send(*outcome(cell, experiment, status))
-    sys.exit(EXIT_OK if status == "done" else EXIT_FAILED)
-
-
-def outcome(cell: Cell, experiment: Path, status: str) -> tuple[str, str | None]:
-    """What to show for the status that `run_cell` returned, and its reason."""
-    if status == "running":
-        return "elsewhere", "another process is running this cell"
-    manifest = RunDirectory(cell, experiment).read_manifest() or {}
-    reason = manifest.get("reason")
-    return status, None if reason is None else str(reason)
+    sys.exit(EXIT_OK if statuses == {"done"} else EXIT_FAILED)

@@ -1,7 +1,10 @@
-"""Local launcher: one isolated single-threaded process per cell, some at a time.
+"""Local launcher: one isolated single-threaded process per run, some at a time.
 
 Workers are forked from a server process that has already imported torch, so starting
-one costs milliseconds, and nothing that a cell does can reach the next one.
+one costs milliseconds, and nothing that a run does can reach the next one. A worker that
+shows no progress for too long is killed and its run tried again. Several sweeps may share an
+experiment folder, also from several machines: runs that another sweep has are waited for, and
+taken over if its worker dies.
 """
 
 from __future__ import annotations
@@ -9,30 +12,40 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from runners.lease import taken
 from runners.process import THREAD_ENVIRONMENT, How
 from runners.progress import Row, View
-from runners.rundir import Cell, RunDirectory
+from runners.rundir import Run, RunDirectory
 from runners.worker import Message, StopFlag, work
 
 TICK_SECONDS = 0.2
+LOOK_SECONDS = 2.0
+"""Between two looks at a run that another sweep has."""
+TRIES = 3
+"""How often a run is begun whose worker hangs."""
+ENDED = ("done", "failed", "diverged")
 # The first optimiser of a process imports torch._dynamo, which takes about two seconds.
-PRELOAD = ["runners.worker", "runners.loop", "torch._dynamo"]
+PRELOAD = ["runners.worker", "runners.run", "torch._dynamo"]
 
 
 @dataclass
 class _Job:
-    """A cell that is running."""
+    """A run that is going on in a process of its own."""
 
-    row: Row
+    run: Run
+    rows: list[Row]
     process: ForkServerProcess
     pipe: Connection
+    heard: float = field(default_factory=time.monotonic)
+    hangs: bool = False
 
 
 class LocalLauncher:
@@ -49,68 +62,136 @@ class LocalLauncher:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOAD)
 
-    def run(self, cells: Sequence[Cell], experiment: Path, view: View) -> bool:
-        """Run all cells; returns False if it was asked to stop before the end."""
-        stop = StopFlag()
-        waiting, running = deque(cells), list[_Job]()
-        asked = False
-        while running or (waiting and not asked):
-            while waiting and len(running) < self.workers and not asked:
-                running.append(self._start(waiting.popleft(), experiment, view))
-            wait([job.pipe for job in running], timeout=TICK_SECONDS)
-            for job in list(running):
-                self._read(job)
-                if not job.process.is_alive():
-                    self._read(job)
-                    self._end(job, experiment, asked)
-                    running.remove(job)
+    def run(self, runs: Sequence[Run], experiment: Path, view: View) -> bool:
+        """Run all; returns False if it was asked to stop before the end."""
+        self.experiment, self.view = experiment, view
+        self.waiting, self.elsewhere = deque(runs), list[Run]()
+        self.jobs: list[_Job] = []
+        self.hangs: dict[str, int] = {}
+        self.before = {run[0].name: self._ends(run) for run in runs}
+        stop, asked, looked = StopFlag(), False, time.monotonic()
+        while self.jobs or ((self.waiting or self.elsewhere) and not asked):
+            if not asked:
+                self._fill()
+            wait([job.pipe for job in self.jobs], timeout=TICK_SECONDS)
+            for job in list(self.jobs):
+                self._attend(job, asked)
+            if time.monotonic() - looked >= LOOK_SECONDS:
+                looked = time.monotonic()
+                self._look_elsewhere()
             if stop() and not asked:
                 asked = True
-                for job in running:
+                for job in self.jobs:
                     job.process.terminate()
             view.refresh()
         return not asked
 
-    def _start(self, cell: Cell, experiment: Path, view: View) -> _Job:
+    def _fill(self) -> None:
+        """Start runs while there is room, but those that another sweep has or had."""
+        while self.waiting and len(self.jobs) < self.workers:
+            run = self.waiting.popleft()
+            if not self._is_elsewhere(run):
+                self.jobs.append(self._start(run))
+
+    def _is_elsewhere(self, run: Run) -> bool:
+        """Whether another sweep has the run, or has ended it since this one began."""
+        if self._ends(run) != self.before[run[0].name]:
+            for cell in run:
+                record = RunDirectory(cell, self.experiment).read_manifest() or {}
+                self.view.row(cell).end(record["status"], record["reason"])
+            return True
+        if any(taken(RunDirectory(cell, self.experiment).checkpoints) for cell in run):
+            for cell in run:
+                self.view.row(cell).status = "elsewhere"
+            self.elsewhere.append(run)
+            return True
+        return False
+
+    def _look_elsewhere(self) -> None:
+        """Let go of what others have ended; take back what they have left."""
+        self.elsewhere, looked_at = [], self.elsewhere
+        for run in looked_at:
+            if not self._is_elsewhere(run):
+                self.waiting.append(run)
+
+    def _ends(self, run: Run) -> list[object] | None:
+        """When and how the cells of a run ended; None if one of them has not."""
+        records = [RunDirectory(cell, self.experiment).read_manifest() or {} for cell in run]
+        if not all(record.get("status") in ENDED for record in records):
+            return None
+        return [(record["status"], record.get("ended")) for record in records]
+
+    def _start(self, run: Run) -> _Job:
         receiver, sender = self.context.Pipe(duplex=False)
-        arguments = (cell, experiment, self.how, sender)
-        process = self.context.Process(target=work, args=arguments, name=cell.name)
+        arguments = (run, self.experiment, self.how, sender)
+        process = self.context.Process(target=work, args=arguments, name=run[0].name)
         process.start()
         sender.close()  # so that the pipe ends when the worker does
-        row = view.row(cell)
-        row.begin()
-        return _Job(row, process, receiver)
+        rows = [self.view.row(cell) for cell in run]
+        for row in rows:
+            row.begin()
+        return _Job(run, rows, process, receiver)
+
+    def _attend(self, job: _Job, asked: bool) -> None:
+        self._read(job)
+        if not job.process.is_alive():
+            self._read(job)
+            self._end(job, asked)
+            self.jobs.remove(job)
+        elif time.monotonic() - job.heard > self.how.step_timeout:
+            job.hangs = True
+            job.process.kill()
 
     def _read(self, job: _Job) -> None:
         try:
             while job.pipe.poll():
                 message = job.pipe.recv()
                 assert isinstance(message, Message)
-                job.row.update(message.step, message.last_return)
-                if message.status is not None:
-                    job.row.end(message.status, message.reason)
+                job.heard = time.monotonic()
+                for row, last_return in zip(job.rows, message.returns, strict=True):
+                    row.update(message.step, last_return)
+                    row.reason = message.notice
+                for row, end in zip(job.rows, message.ends or (), strict=False):
+                    row.end(end.status, end.reason)
         except EOFError:
             return
 
-    def _end(self, job: _Job, experiment: Path, asked: bool) -> None:
+    def _end(self, job: _Job, asked: bool) -> None:
         """A worker that died without a word leaves a row with its exit code."""
         job.process.join()
         job.pipe.close()
-        if job.row.ended:
+        if any(row.status == "elsewhere" for row in job.rows):  # it was too late for the claim
+            self.elsewhere.append(job.run)
+            return
+        if all(row.ended for row in job.rows):
             return
         if asked and job.process.exitcode == -signal.SIGTERM:
-            job.row.end("stopped", None)  # before it had begun
+            for row in job.rows:
+                row.end("stopped", None)  # before it had begun
             return
         reason = f"worker process died ({_exit_text(job.process.exitcode)})"
-        directory = RunDirectory(job.row.cell, experiment)
+        if job.hangs:
+            name = job.run[0].name
+            tries = self.hangs[name] = self.hangs.get(name, 0) + 1
+            reason = f"no step within {self.how.step_timeout:g} s (--step-timeout), {tries} times"
+            if tries < TRIES and not asked:
+                self.waiting.append(job.run)
+                return
+        for row in job.rows:
+            self._bury(row, reason)
+
+    def _bury(self, row: Row, reason: str) -> None:
+        directory = RunDirectory(row.cell, self.experiment)
         record = directory.read_manifest()
         if record is not None and record["status"] != "running":
-            job.row.end(record["status"], record["reason"])  # it died after it had ended the cell
+            row.end(record["status"], record["reason"])  # it died after it had ended the cell
             return
-        job.row.end("failed", reason)
+        row.end("failed", reason)
         if record is not None:
             directory.write_manifest(record | {"status": "failed", "reason": reason})
 
 
 def _exit_text(code: int | None) -> str:
+    if code == -signal.SIGKILL:
+        return "signal 9: killed, or out of memory"
     return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"

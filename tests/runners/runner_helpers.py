@@ -212,7 +212,7 @@ def _arm(place, step, count):
 
     def visit(loop):
         nonlocal seen
-        saved = any(loop.directory.checkpoints.glob("step-*"))
+        saved = any(loop.checkpoints.glob("step-*"))
         if loop.step >= step and saved:
             seen += 1
             if seen >= count:

@@ -11,8 +11,9 @@ from runner_helpers import PIXEL_TASK, cell_of, load_fake, snapshot
 
 from runners import checkpoint, generate, manifest
 from runners.cli import run_main
-from runners.loop import make_agent, make_env
+from runners.loop import make_agent
 from runners.policy import load_policy
+from runners.replica import make_env
 from runners.rundir import RunDirectory
 from runners.seeding import derive_seed
 
@@ -24,7 +25,7 @@ def saved(folder, cell):
     directory = RunDirectory(cell, folder)
     directory.path.mkdir(parents=True)
     directory.write_manifest(manifest.build(cell, "cpu") | {"status": "done"})
-    checkpoint.save(directory.policy, 0, make_agent(cell, "cpu").policy_state())
+    checkpoint.save(directory.policy, 0, make_agent((cell,), "cpu").policy_state())
     return directory.path
 
 

@@ -11,8 +11,8 @@ from runner_helpers import TINY
 from runners import probe
 from runners.cli import run_main
 from runners.grid import make_cells
-from runners.loop import run_cell
 from runners.policy import load_policy
+from runners.run import run_cell
 
 RULES = dataclasses.replace(TINY, eval_episodes=3)
 SMALL = (

@@ -13,8 +13,8 @@ from runner_helpers import TINY, cell_of, load_fake, snapshot, spawn
 import algos
 from runners import sweep, train
 from runners.cli import run_main
-from runners.loop import run_cell
 from runners.protocols import PROTOCOLS
+from runners.run import run_cell
 from runners.rundir import open_experiment
 
 ALGOS = ", ".join(algos.list_algos())

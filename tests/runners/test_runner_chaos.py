@@ -1,6 +1,8 @@
 """Runs that are killed at random moments and resumed end with the bytes of an undisturbed run."""
 
+import contextlib
 import json
+import os
 import random
 import signal
 import time
@@ -21,6 +23,7 @@ from runner_helpers import (
 
 import algos
 import envs
+from runners.lease import holder
 
 
 def rules_for(task):
@@ -42,12 +45,13 @@ def train_arguments(algo, task, experiment, seconds=0.1):
 def moments(algo, task, count):
     """Seeded kills: in training, in the middle of an evaluation, while saving."""
     chance = random.Random(f"{algo} {task}")
-    within = int(0.9 * envs.task(task).max_episode_steps)  # of the first evaluation
+    within = max(1, int(0.9 * envs.task(task).max_episode_steps))  # of the first evaluation
     places = ["train", "evaluation", "save"]
     chance.shuffle(places)
     for i in range(count):
         place = places[i % 3]
-        visits = {"train": 1, "evaluation": chance.randint(2, within), "save": chance.randint(1, 4)}
+        visits = {"train": 1, "save": chance.randint(1, 4)}
+        visits["evaluation"] = chance.randint(min(2, within), within)
         # Later and later, so that the run gets through all its phases.
         low, high = 50 * i // count, 50 * (i + 1) // count
         step = 0 if place == "evaluation" else chance.randint(low + 1, high)
@@ -81,13 +85,17 @@ STATES = [name for name in algos.list_algos() if "state" in algos.versions(algos
 LONG = {"sac": "mbbl/HalfCheetah", "diffsr": "mbbl/Ant", "qvpo": "mbbl/HalfCheetah"}
 FAST = [(algo, LONG.get(algo, "mbbl/Reacher")) for algo in STATES]
 FAST += [(algo, PIXEL_TASK) for algo in PIXELS]
+# One task of each suite.
+STATE_TASKS = ("gym/Hopper-v5", "pomdp/Pendulum", "dmc/cartpole-balance", "toy/bandit")
+DRAWER = "metaworld/drawer-close@size=16+frames=1+action_repeat=50"
+FAST += [*(("sac", task) for task in STATE_TASKS), ("drqv2", DRAWER)]
 SLOW = [(algo, task) for algo in LONG for task in ("mbbl/HalfCheetah", "mbbl/Ant")]
 SLOW += [(algo, "mbbl/Reacher") for algo in STATES if algo not in LONG]
 
 
 @pytest.mark.parametrize(("algo", "task"), FAST)
 def test_killed_runs_end_with_the_same_bytes(tmp_path, algo, task):
-    chaos(tmp_path, algo, task, 3)
+    chaos(tmp_path, algo, task, 5)
 
 
 @pytest.mark.slow
@@ -140,6 +148,67 @@ def test_killed_commands_end_with_the_same_bytes(tmp_path, algo, task):
     record = json.loads((folder("chaos") / "run.json").read_text())
     assert record["status"] == "done"
     assert record["resumed"] >= 2  # the first kills may come before the first checkpoint
+
+
+def victims(experiment):
+    """Processes that run a cell now."""
+    folders = experiment.glob("**/checkpoint")
+    holders = [holder(folder) for folder in folders]
+    return [found.pid for found in holders if found is not None and found.alive]
+
+
+def kill_now(chance, sweep, experiment):
+    """SIGKILL to a worker, to the sweep, or to all at once; True if a worker was hit."""
+    workers = victims(experiment)
+    place = chance.choice(["worker", "sweep", "both"])
+    targets = {"worker": workers[:1], "sweep": [], "both": workers}[place]
+    if place != "worker":
+        sweep.signal(signal.SIGKILL)
+    for pid in targets:
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.kill(pid, signal.SIGKILL)
+    return place
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("protocol", "names", "tasks"),
+    [
+        ("chaos", STATES, ("mbbl/Reacher", *STATE_TASKS)),
+        ("chaos-pixels", PIXELS, (PIXEL_TASK, DRAWER)),
+    ],
+    ids=["states", "pixels"],
+)
+def test_fifty_kills_of_workers_and_sweeps_change_no_byte(tmp_path, protocol, names, tasks):
+    """Every method on one task of every suite, in one sweep; whatever runs at the moment is hit."""
+    chance = random.Random(protocol)
+    arguments = [f"--protocol={protocol}", f"--tasks={','.join(tasks)}", "--workers=2"]
+    arguments += [f"--algos={','.join(f'{name}@quick' for name in names)}", "--no-report"]
+    arguments += ["--seeds=2", "--checkpoint-seconds=0.2"]
+    for name in names:
+        arguments += small_options(name, f"{name}.", tasks[0])
+
+    def command(folder):
+        return Forked("sweep", [*arguments, f"--experiment={folder}"], tmp_path / "log")
+
+    def cells(folder):
+        return {p.relative_to(folder): files_of(p) for p in folder.glob("**/seed-*")}
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert (first := command(whole)).wait(1200) == 0, first.output
+    kills = []
+    while True:
+        sweep = command(killed)
+        sweep.process.join(chance.uniform(0.5, 4.0))
+        while sweep.process.exitcode is None and len(kills) < 50:
+            kills.append(kill_now(chance, sweep, killed))
+            sweep.process.join(chance.uniform(0.5, 2.0))
+        if sweep.wait(1200) == 0:
+            break
+        assert sweep.process.exitcode in (1, -signal.SIGKILL), sweep.output
+    assert len(kills) == 50
+    assert set(kills) == {"worker", "sweep", "both"}
+    assert cells(killed) == cells(whole)
 
 
 # Signals to one run -------------------------------------------------------------------
@@ -246,8 +315,6 @@ def test_a_sweep_that_is_asked_to_stop_saves_all_cells(tmp_path, undisturbed):
 
 @pytest.mark.slow
 def test_ctrl_c_in_a_terminal_reaches_every_process_and_saves(tmp_path, undisturbed):
-    import os
-
     experiment = tmp_path / "e"
     sweep = spawn("runners.sweep", sweep_arguments(experiment), tmp_path / "log")
     wait_until(lambda: runs(experiment, 0), 120, "two workers")

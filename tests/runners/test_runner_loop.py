@@ -26,11 +26,14 @@ import envs
 from algos.agent import Spaces
 from envs import registry
 from envs.registry import Task
-from runners import checkpoint, loop
+from runners import checkpoint, replica
+from runners import run as run_module
 from runners.checkpoint import CheckpointError
 from runners.cli import UserError
-from runners.loop import Interrupted, Loop, make_env, run_cell
+from runners.loop import Interrupted, Loop
 from runners.process import How
+from runners.replica import make_env
+from runners.run import run_cell
 from runners.rundir import RunDirectory, open_experiment
 
 
@@ -144,7 +147,7 @@ def test_success_at_any_step_counts(blink, experiment):
     for row in rows:
         env = Blink()
         axes = ("eval", blink.id, 0, int(row["env_step"]), int(row["episode"]))
-        env.reset(seed=loop.derive_seed(*axes))
+        env.reset(seed=replica.derive_seed(*axes))
         reached.append("1" if env.lucky else "0")
     assert [row["success"] for row in rows] == reached
     assert set(reached) == {"0", "1"}
@@ -200,7 +203,7 @@ def test_a_batch_of_episodes_equals_one_at_a_time(tmp_path, task):
     agent = Still(Spaces(facts.obs_shape, facts.action_dim), Still.Config(), [0])
     for i, row in enumerate(rows):
         env = make_env(task)
-        obs, _ = env.reset(seed=loop.derive_seed("eval", task, 0, 30, i))
+        obs, _ = env.reset(seed=replica.derive_seed("eval", task, 0, 30, i))
         total, length, ended = 0.0, 0, False
         while not ended:
             action = agent.act(obs[None, None], explore=False)[0, 0].astype(np.float64)
@@ -245,7 +248,7 @@ def test_a_finished_cell_is_not_run_again(experiment, monkeypatch):
     def never(*arguments):
         raise AssertionError("a finished cell was started")
 
-    monkeypatch.setattr(loop, "Loop", never)
+    monkeypatch.setattr(run_module, "Loop", never)
     assert run_cell(cell, experiment) == "done"
     assert snapshot(experiment) == before
 
@@ -449,8 +452,9 @@ def test_a_checkpoint_has_all_streams_and_the_simulator(experiment):
     cell = cell_of("sac", sets=["sac.hidden=8", "sac.batch_size=8"])
     state = checkpoint.load(interrupt(cell, experiment).checkpoints)
     assert {"rng", "eval_rng", "replay", "actor", "critic_optimizer"} <= state["agent"].keys()
-    assert state["env"]
-    assert state["files"].keys() == {"evaluations", "train", "timing"}
+    (seed,) = state["replicas"]
+    assert seed["env"]
+    assert seed["files"].keys() == {"evaluations", "train", "timing"}
 
 
 def test_clocks_go_on_after_a_resume(experiment):
@@ -476,7 +480,7 @@ def test_a_locked_cell_is_left_alone(experiment):
     before = snapshot(experiment)
     assert run_cell(cell, experiment) == "running"
     assert snapshot(experiment).keys() == before.keys()
-    del first
+    first.unlock()
     assert run_cell(cell, experiment) == "done"
 
 

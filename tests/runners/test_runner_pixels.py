@@ -15,11 +15,12 @@ from runners import bench_pixels, sweep, train
 from runners.cli import UserError, run_main
 from runners.estimate import estimate
 from runners.grid import make_cells, resolve, unsupported
-from runners.loop import Interrupted, Loop, run_cell
+from runners.loop import Interrupted, Loop
 from runners.options import check_disk, frame_bytes
 from runners.policy import load_policy, read_cell
 from runners.process import How
 from runners.protocols import METAWORLD
+from runners.run import run_cell
 from runners.rundir import RunDirectory, open_experiment
 
 GIB = 1 << 30
@@ -138,7 +139,7 @@ def test_frames_lie_in_blocks_that_later_checkpoints_only_name(tmp_path, monkeyp
     open_experiment(tmp_path / "e", cell.protocol)
     directory = RunDirectory(cell, tmp_path / "e")
     directory.lock()
-    loop = Loop(cell, directory)
+    loop = Loop((cell,), (directory,))
     loop.start()
     for _ in range(30):
         loop.train_step()

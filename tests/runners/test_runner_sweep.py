@@ -6,15 +6,26 @@ import signal
 import time
 
 import pytest
-from runner_helpers import FAKES, TINY, Still, cell_of, load_fake, snapshot, work_with_fakes
+from runner_helpers import (
+    FAKES,
+    TINY,
+    Forked,
+    Still,
+    cell_of,
+    load_fake,
+    snapshot,
+    wait_until,
+    work_with_fakes,
+)
 
 import algos
 from runners import sweep
 from runners.checkpoint import save
 from runners.launchers import local
 from runners.launchers.local import LocalLauncher
-from runners.loop import Interrupted, run_cell
+from runners.loop import Interrupted
 from runners.protocols import PROTOCOLS
+from runners.run import run_cell
 from runners.rundir import RunDirectory, open_experiment
 
 
@@ -53,7 +64,7 @@ def test_every_kind_of_end_is_told_and_the_others_go_on(experiment, capfd, monke
         "cannotstart": ("failed", "MemoryError: too large"),
         "notfinite": ("diverged", "loss not finite at step 10"),
         "exits": ("failed", "worker process died (exit code 7)"),
-        "killed": ("failed", "worker process died (signal 9)"),
+        "killed": ("failed", "worker process died (signal 9: killed, or out of memory)"),
     }
     for algo, (status, reason) in expected.items():
         last = [line for line in out if line.startswith(f"mbbl/Pendulum {algo} seed 0: ")][-1]
@@ -111,27 +122,29 @@ def test_a_damaged_checkpoint_is_refused_and_the_others_go_on(experiment, capfd)
     assert record_of("rare", experiment)["status"] == "done"
 
 
-def test_a_cell_that_another_process_runs_is_left_to_it(experiment, capfd):
+def test_a_cell_that_another_process_has_is_waited_for(experiment, tmp_path):
+    sets = ["sac.hidden=8", "sac.batch_size=8"]
+    taken, free = (cell_of("sac", seed=seed, sets=sets) for seed in (0, 1))
     open_experiment(experiment, TINY)
-    cell = cell_of("still")
-    with pytest.raises(Interrupted):
-        run_cell(cell, experiment, should_stop=lambda: True)
-    other = RunDirectory(cell, experiment)
+    other = RunDirectory(taken, experiment)
     assert other.lock()
-    before = snapshot(cell.path(experiment))
-    assert run("still,rare", experiment) == 75
-    out = capfd.readouterr().out
-    assert "mbbl/Pendulum still seed 0: elsewhere: another process is running this cell" in out
-    assert snapshot(cell.path(experiment)) == before
-    assert record_of("rare", experiment)["status"] == "done"
-    del other
-    assert run("still,rare", experiment) == 0
+    arguments = ["--algos=sac", "--seeds=2", "--workers=2", "--protocol=tiny", "--no-report"]
+    arguments += [f"--experiment={experiment}", *(f"--set={text}" for text in sets)]
+    sweep = Forked("sweep", arguments, tmp_path / "log")
+    done = '"status": "done"'
+    manifest = free.path(experiment) / "run.json"
+    wait_until(lambda: manifest.exists() and done in manifest.read_text(), what="the free cell")
+    wait_until(lambda: "sac@hidden=8,batch_size=8 seed 0: elsewhere" in sweep.output)
+    assert not (taken.path(experiment) / "run.json").exists()
+    other.unlock()
+    assert sweep.wait() == 0, sweep.output
+    assert done in (taken.path(experiment) / "run.json").read_text()
 
 
-def work_then_die(cell, experiment, how, pipe):
+def work_then_die(run, experiment, how, pipe):
     """Ends the cell and dies before it can tell."""
     algos.load = load_fake
-    run_cell(cell, experiment, how)
+    run_cell(run[0], experiment, how)
     os.kill(os.getpid(), signal.SIGKILL)
 
 

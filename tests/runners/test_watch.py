@@ -12,8 +12,9 @@ from runner_helpers import TINY, cell_of, load_fake
 import envs
 from runners import watch
 from runners.cli import run_main
-from runners.loop import make_env, run_cell
 from runners.policy import load_policy
+from runners.replica import make_env
+from runners.run import run_cell
 from runners.seeding import derive_seed
 
 TASK = "dmc/cartpole-balance@action_repeat=50"  # 20 steps per episode, 2 per second
