@@ -95,7 +95,8 @@ class LocalLauncher:
 
     def _is_elsewhere(self, run: Run) -> bool:
         """Whether another sweep has the run, or has ended it since this one began."""
-        if self._ends(run) != self.before[run[0].name]:
+        ends = self._ends(run)
+        if ends is not None and ends != self.before[run[0].name]:
             for cell in run:
                 record = RunDirectory(cell, self.experiment).read_manifest() or {}
                 self.view.row(cell).end(record["status"], record["reason"])
@@ -177,6 +178,9 @@ class LocalLauncher:
             if tries < TRIES and not asked:
                 self.waiting.append(job.run)
                 return
+        # It may have died after its last words, or another sweep was quick to take it over.
+        if self._is_elsewhere(job.run):
+            return
         for row in job.rows:
             self._bury(row, reason)
 
@@ -184,7 +188,7 @@ class LocalLauncher:
         directory = RunDirectory(row.cell, self.experiment)
         record = directory.read_manifest()
         if record is not None and record["status"] != "running":
-            row.end(record["status"], record["reason"])  # it died after it had ended the cell
+            row.end(record["status"], record["reason"])  # of a group, this seed had ended
             return
         row.end("failed", reason)
         if record is not None:

@@ -3,6 +3,7 @@
 import dataclasses
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -142,6 +143,39 @@ class Killed(Still):
 class Slow(Still):
     def update(self):
         time.sleep(0.05)
+        return super().update()
+
+
+class HangsAlways(Still):
+    def update(self):
+        if self.counters.steps == 15:
+            time.sleep(10_000)
+        return super().update()
+
+
+class Hangs(Still):
+    """Hangs at step 15, unless it was resumed."""
+
+    resumed = False
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.resumed = True
+
+    def update(self):
+        if self.counters.steps == 15 and not self.resumed:
+            time.sleep(10_000)
+        return super().update()
+
+
+class Hungry(Still):
+    """Asks for more memory than its process may have."""
+
+    def update(self):
+        if self.counters.steps > 15:
+            size = 1 << 30
+            resource.setrlimit(resource.RLIMIT_AS, (size, size))
+            self.hoard = torch.ones(size)
         return super().update()
 
 

@@ -195,9 +195,10 @@ def test_a_kill_between_the_last_words_of_two_seeds_loses_nothing(tmp_path, monk
             raise Kill
         write(directory, record)
 
-    with monkeypatch.context() as patch, pytest.raises(Kill):
+    with monkeypatch.context() as patch:
         patch.setattr(RunDirectory, "write_manifest", dies)
-        run_cells(run, tmp_path / "e")
+        with pytest.raises(Kill):
+            run_cells(run, tmp_path / "e")
     assert statuses(run, tmp_path / "e") == ["done", "running", "running"]
     before = snapshot(run[0].path(tmp_path / "e"))
     files = {name: value for name, value in before.items() if "checkpoint" not in name}
