@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from algos.blocks import Ring
 from algos.rng import ReplicaRng
 
 
@@ -117,9 +118,9 @@ class EpisodeMemory:
     ) -> None:
         self.obs_dim, self.horizon, self.capacity = obs_dim, horizon, capacity
         self.zero_padding, self.max_path_length = zero_padding, max_path_length
-        self.rows = torch.zeros(capacity, obs_dim + 2 + action_dim, device=device)
+        self.ring = Ring(1, capacity, obs_dim + 2 + action_dim, device)
+        self.rows = self.ring.rows[0]
         self.moments = Moments(self.rows.shape[1], device)
-        self.total = 0  # steps ever added
         self.episode = 0  # the step that the running episode began at
         # Window k of those that can be drawn begins at step `starts[k % capacity]` and its
         # episode ends with step `ends[k % capacity]`, for k from `first` to `last` - 1.
@@ -139,6 +140,11 @@ class EpisodeMemory:
     def __len__(self) -> int:
         """Windows that can be drawn."""
         return self.last - self.first
+
+    @property
+    def total(self) -> int:
+        """Steps ever added."""
+        return self.ring.total
 
     def add(
         self,
@@ -162,8 +168,7 @@ class EpisodeMemory:
             self.begins[slot] = False
             self.first += 1
         row = np.concatenate([obs, [reward, terminated], action]).astype(np.float32)
-        self.rows[slot] = torch.from_numpy(row).to(self.rows.device)
-        self.total += 1
+        self.ring.append(row[None])
         if terminated or truncated:
             self._end_episode(terminated)
 
@@ -216,25 +221,33 @@ class EpisodeMemory:
         return (self.first + rng.integers(len(self), count)) % self.capacity
 
     def state_dict(self) -> dict[str, Any]:
-        """Rows, windows that can be drawn, moments, and where the running episode began."""
+        """Rows, windows that can be drawn, moments, and where the running episode began.
+
+        The windows of one episode begin at consecutive steps, so they are told by the first of
+        them, their number, and the last step of the episode: `[E]` each for E episodes.
+        """
         window = torch.arange(self.first, self.last, device=self.starts.device) % self.capacity
+        ends, counts = torch.unique_consecutive(self.ends[window], return_counts=True)
+        firsts = self.starts[window[counts.cumsum(0) - counts]]
         return {
-            "rows": self.rows[: min(self.total, self.capacity)],
-            "starts": self.starts[window],
-            "ends": self.ends[window],
-            "total": self.total,
+            "rows": self.ring.state_dict(),
+            "windows": {"firsts": firsts, "counts": counts, "ends": ends},
             "episode": self.episode,
             "moments": self.moments.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the memory; what can be drawn keeps its order."""
-        self.total, self.episode = int(state["total"]), int(state["episode"])
-        self.rows[: min(self.total, self.capacity)] = state["rows"]
+        self.ring.load_state_dict(state["rows"])
+        self.episode = int(state["episode"])
         self.moments.load_state_dict(state["moments"])
         self.first = self.last = 0
         self.begins[:] = False
-        self._open(state["starts"], state["ends"])
+        firsts, counts, ends = (state["windows"][k].cpu() for k in ("firsts", "counts", "ends"))
+        # Window k of all is number k - (windows of earlier episodes) of its own.
+        offset = firsts - (counts.cumsum(0) - counts)
+        starts = torch.arange(int(counts.sum())) + offset.repeat_interleave(counts)
+        self._open(starts, ends.repeat_interleave(counts))
 
 
 def end_rows(rows: Tensor, past: Tensor, obs_dim: int) -> Tensor:

@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algos._episodes import Moments
+from algos.capture import Graph, reason_of, run_aside
 from algos.diffusion import Betas, Diffusion
 from algos.networks import Layers, StackedLinear, StackedNorm
 from algos.rng import ReplicaRng
@@ -399,7 +400,7 @@ class Imagination:
 
 
 class GraphedChain:
-    """A chain captured once as a CUDA graph and replayed: its thousands of launches become one.
+    """A chain captured as a CUDA graph, for one shape of its inputs at a time.
 
     Without a graph (none could be captured) it runs the chain as it is, and says so once.
     """
@@ -407,33 +408,30 @@ class GraphedChain:
     def __init__(self, chain: Chain) -> None:
         self.chain = chain
         self.inputs: list[Tensor] = []
-        self.outputs: tuple[Tensor, Tensor] | None = None
-        self.graph: torch.cuda.CUDAGraph | None = None
+        self.graph: Graph[tuple[Tensor, Tensor]] | None = None
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """The chain's result for these inputs."""
         if [v.shape for v in self.inputs] != [v.shape for v in inputs]:
             self._capture(inputs)
-        if self.graph is None or self.outputs is None:
+        if self.graph is None:
             return self.chain(*inputs)
         for place, value in zip(self.inputs, inputs, strict=True):
             place.copy_(value)
-        self.graph.replay()
-        x, a = self.outputs
+        x, a = self.graph.replay()
         return x.clone(), a.clone()
 
     def _capture(self, inputs: Sequence[Tensor]) -> None:
-        self.inputs = [value.clone() for value in inputs]
-        self.graph, self.outputs = torch.cuda.CUDAGraph(), None
+        self.inputs, self.graph = [value.clone() for value in inputs], None
+
+        def run() -> tuple[Tensor, Tensor]:
+            return self.chain(*self.inputs)
+
+        device = inputs[0].device
         try:
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):  # libraries take their workspaces in a run before
-                self.chain(*self.inputs)
-            torch.cuda.current_stream().wait_stream(side)
-            with torch.cuda.graph(self.graph):
-                self.outputs = self.chain(*self.inputs)
+            run_aside(run, device)
+            self.graph = Graph(run, device)
         except RuntimeError as error:
-            self.graph = None
-            reason = str(error).splitlines()[0]
-            warnings.warn(f"PolyGRAD samples without a CUDA graph: {reason}", stacklevel=2)
+            warnings.warn(
+                f"PolyGRAD samples without a CUDA graph: {reason_of(error)}", stacklevel=2
+            )

@@ -91,6 +91,9 @@ class Agent(ABC):
     rule_exceptions: ClassVar[Mapping[str, str]] = {}
     """Rules of `runners.check` that cannot hold for it, each with the reason."""
 
+    notice: str | None = None
+    """What a person should know of this agent's work, in one line; the runner shows it."""
+
     def __init__(
         self,
         spaces: Spaces,

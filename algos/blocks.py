@@ -1,9 +1,10 @@
-"""Rows that are only ever added, in blocks that a checkpoint writes once.
+"""Rows that change no more once they are written, in blocks that a checkpoint writes once.
 
-A memory of pictures is far larger than anything else of a run. Its rows never change once
-they are written, so they are kept in blocks: a full block goes into a file of its own at
-the next checkpoint, and later checkpoints only name that file. From then on the block is read
-from the file too, so that the memory costs disk rather than main memory.
+A memory of experience is far larger than anything else of a run, and almost all of it is the
+same from one checkpoint to the next. So it is kept in blocks: a full block goes into a file of
+its own at the next checkpoint, and later checkpoints only name that file. Pictures (`Rows`) are
+from then on read from the file too, so that they cost disk rather than main memory; vectors
+(`Ring`) stay where they are sampled, and their blocks are views of them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 Array = NDArray[Any]
 
@@ -29,16 +31,42 @@ class Block:
     """
 
     def __init__(self, array: Array) -> None:
-        self.array = array
+        self.shape, self.dtype = array.shape, array.dtype
+        self._array: Array | None = array
         self._digest: str | None = None
+        self._path: Path | None = None
+        self._mapped = False
         self._map: mmap.mmap | None = None
 
     @classmethod
-    def of_file(cls, path: Path, shape: Sequence[int], dtype: str) -> Block:
-        """The block whose bytes are those of a file, read as they are needed."""
+    def of_file(
+        cls, path: Path, shape: Sequence[int], dtype: str, digest: str, mapped: bool
+    ) -> Block:
+        """The block whose bytes are those of a file; nothing is read yet.
+
+        Args:
+            path: the file.
+            shape: of the array.
+            dtype: of the array, as numpy names it.
+            digest: SHA-256 of the file in hexadecimal digits.
+            mapped: read from the file whenever values are needed; else once, into memory.
+        """
         block = cls(np.empty(0, dtype))
-        block._read_from(path, tuple(shape))
+        block.shape, block._digest = tuple(shape), digest
+        block._array, block._path, block._mapped = None, path, mapped
         return block
+
+    @property
+    def array(self) -> Array:
+        """The values."""
+        if self._array is None:
+            self._array = self._open() if self._mapped else self.read()
+        return self._array
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values."""
+        return int(np.prod(self.shape)) * self.dtype.itemsize
 
     @property
     def digest(self) -> str:
@@ -49,13 +77,21 @@ class Block:
 
     def move_to(self, path: Path) -> None:
         """Read from now on from `path`, a file that holds these bytes."""
-        if self._map is None:
-            self._read_from(path, self.array.shape)
+        if not self._mapped:
+            self._array, self._path, self._mapped = None, path, True
 
-    def _read_from(self, path: Path, shape: tuple[int, ...]) -> None:
-        with path.open("rb") as file:
+    def _open(self) -> Array:
+        assert self._path is not None
+        with self._path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self.array = np.frombuffer(self._map, self.array.dtype).reshape(shape)
+        return np.frombuffer(self._map, self.dtype).reshape(self.shape)
+
+    def read(self) -> Array:
+        """The values for one use: those that are in a file are not kept in memory."""
+        if self._array is not None:
+            return self._array
+        assert self._path is not None
+        return np.fromfile(self._path, self.dtype).reshape(self.shape)
 
     def release(self) -> None:
         """Give main memory back; what is read again comes from the file or the system's cache."""
@@ -127,7 +163,108 @@ class Rows:
         return {"blocks": dict(self.blocks), "tail": rest, "total": self.total}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue with the same rows."""
+        """Continue with the same rows.
+
+        Raises:
+            ValueError: they are of another shape, or in blocks of another size.
+        """
         self.total, self.blocks = int(state["total"]), dict(state["blocks"])
+        for block in self.blocks.values():  # which opens their files
+            if block.array.shape != (self.SIZE, *self.shape):
+                raise ValueError(f"block of {block.shape}, not of {(self.SIZE, *self.shape)}")
         self.tail = self._empty()
         self.tail[: self.total % self.SIZE] = state["tail"].numpy()
+
+
+class Segment(Block):
+    """Some rows of a ring as a block: a view that is good until the ring comes round to them.
+
+    Args:
+        rows: float32 `[R, N, width]`, on any device.
+        digest: if it is known.
+    """
+
+    def __init__(self, rows: Tensor, digest: str | None = None) -> None:
+        super().__init__(np.empty(0, np.float32))
+        self.shape, self._rows, self._digest = tuple(rows.shape), rows, digest
+
+    @property
+    def array(self) -> Array:
+        """The rows on the host, as they are in the ring; from another device a copy."""
+        return self._rows.cpu().numpy()
+
+    def read(self) -> Array:
+        """See `Block.read`."""
+        return self.array
+
+    def move_to(self, path: Path) -> None:
+        """Nothing moves: the ring keeps its rows for sampling, and there is no other copy."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Block:
+        """A block of its own, since the ring will overwrite the rows."""
+        return Block(self.array.copy())
+
+
+class Ring:
+    """The last `capacity` rows of R replicas on a device, in segments.
+
+    Memory is taken from the machine as rows are written, not when the ring is made. A full
+    segment is a block. The segment in which the next row goes is not, until it is full again.
+
+    Args:
+        replicas: R.
+        capacity: rows kept per replica.
+        width: columns of a row.
+        device: where the rows live.
+    """
+
+    # Of a segment: few files of a large memory, little to write again of the open segment.
+    BYTES = 2 << 20
+
+    def __init__(self, replicas: int, capacity: int, width: int, device: torch.device) -> None:
+        self.rows = torch.zeros(replicas, capacity, width, device=device)
+        self.capacity = capacity
+        self.size = max(1, self.BYTES // (4 * replicas * width))  # rows of a segment
+        self.total = 0
+        self.segments: dict[int, Segment] = {}
+
+    def __len__(self) -> int:
+        """Rows stored per replica."""
+        return min(self.total, self.capacity)
+
+    def append(self, row: Array) -> None:
+        """Store a copy of `row`, float32 `[R, width]`, over the oldest if the ring is full."""
+        slot = self.total % self.capacity
+        if slot % self.size == 0:
+            self.segments.pop(slot // self.size, None)
+        self.rows[:, slot] = torch.from_numpy(row).to(self.rows.device)
+        self.total += 1
+
+    def _segment(self, number: int) -> Tensor:
+        """Rows of a segment that are written, `[R, <= size, width]`."""
+        return self.rows[:, number * self.size : min((number + 1) * self.size, len(self))]
+
+    def _open(self) -> int | None:
+        """The segment that is written to, unless the next row begins one."""
+        number, begun = divmod(self.total % self.capacity, self.size)
+        return number if begun else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Full segments as blocks, the rows of the open one, and the number of rows so far."""
+        opened = self._open()
+        full = [k for k in range(-(-len(self) // self.size)) if k != opened]
+        for k in full:
+            self.segments.setdefault(k, Segment(self._segment(k)))
+        rest = self.rows[:, :0] if opened is None else self._segment(opened)
+        return {"segments": {k: self.segments[k] for k in full}, "open": rest, "total": self.total}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the ring exactly."""
+        self.total, self.segments = int(state["total"]), {}
+        opened = self._open()
+        for k, block in state["segments"].items():
+            rows = self._segment(k)
+            rows.copy_(torch.tensor(block.read()))
+            self.segments[k] = Segment(rows, block._digest)
+        if opened is not None:
+            self._segment(opened).copy_(state["open"])

@@ -52,7 +52,11 @@ class Denoiser(nn.Module):
     def forward(self, x: Tensor, t: Tensor, obs: Tensor) -> Tensor:
         """Predicted noise `[R, B, A]` for `x` `[R, B, A]`, `t` `[R, B]`, `obs` `[R, B, S]`."""
         table = self.embeddings(x.shape[0])
-        embedding = table.gather(1, t.unsqueeze(-1).expand(-1, -1, self.TIME_DIM))
+        if table.is_cuda:  # the gradient of `gather` adds up in no fixed order there
+            steps = torch.arange(table.shape[1], device=t.device)
+            embedding = (t.unsqueeze(-1) == steps).to(table.dtype) @ table
+        else:
+            embedding = table.gather(1, t.unsqueeze(-1).expand(-1, -1, self.TIME_DIM))
         return self.net(x, torch.cat([embedding, obs], dim=-1)).float()
 
     def squared_error(

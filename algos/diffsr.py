@@ -209,6 +209,10 @@ class DiffSR(OffPolicyAgent):
             return self.actor.mean_action(obs)
         return epsilon_greedy(self.actor.sample(obs, rng)[0], self.config.epsilon_greedy, rng)
 
+    def phase(self) -> bool:
+        """Whether the target critic moves at this update."""
+        return self.counters.updates % self.config.target_every == 0
+
     def learn(self) -> dict[str, Tensor]:
         """Feature updates on fresh batches, then the rest on the last of them (Alg. 2)."""
         for batch in self.sample(self.config.feature_updates):
@@ -216,7 +220,7 @@ class DiffSR(OffPolicyAgent):
         if self.config.train_critic:
             metrics |= self.update_critic(batch)
         metrics |= self.update_actor(batch.obs)
-        if self.counters.updates % self.config.target_every == 0:
+        if self.phase():
             polyak_(self.target, self.critic, self.config.tau)
         return metrics
 

@@ -187,6 +187,10 @@ class DIPO(OffPolicyAgent):
         super().observe(transition)
         self.memory.add(transition.action)
 
+    def phase(self) -> bool:
+        """Whether the target actor moves at this update."""
+        return self.counters.updates % self.config.actor_target_every == 0
+
     def learn(self) -> dict[str, Tensor]:
         """Critic, then actions, then the policy on them, then both target networks."""
         (batch,) = self.sample()
@@ -199,7 +203,7 @@ class DIPO(OffPolicyAgent):
         metrics |= self.imitate(obs, improved)
         metrics["action_change"] = per_replica_mean((improved - action).abs())
         polyak_(self.critic_target, self.critic, self.config.tau)
-        if self.counters.updates % self.config.actor_target_every == 0:
+        if self.phase():
             polyak_(self.actor_target, self.actor, self.config.tau)
         return metrics
 

@@ -54,6 +54,7 @@ from algos.optim import (
     critic_loss,
     per_replica_mean,
     polyak_,
+    set_rate,
     step,
 )
 from algos.replay import Batch
@@ -166,19 +167,28 @@ class DPMD(OffPolicyAgent):
         std = self.config.noise_scale * self.temperature.value()[:, None, None]
         return action + std * rng.normal(*action.shape[1:])
 
+    def phase(self) -> tuple[bool, bool]:
+        """Whether policy and targets move at this update, and whether alpha does."""
+        c, count = self.config, self.counters.updates - 1
+        return count % c.policy_every == 0, count % c.alpha_every == 0
+
+    def anneal(self) -> None:
+        """Set the policy's learning rate."""
+        set_rate(self.actor_optimizer, self.policy_rate())
+
     def learn(self) -> dict[str, Tensor]:
         """A critic step; the policy, alpha and the targets move at updates of their own."""
-        c, count = self.config, self.counters.updates - 1
+        moves_policy, moves_alpha = self.phase()
         (batch,) = self.sample()
         action = self.target_action(batch.next_obs)
         metrics = self.update_critic(batch, action)
         weight = self.weight(batch.next_obs, action)
-        if count % c.policy_every == 0:
+        if moves_policy:
             self.update_policy(batch.next_obs, action, weight)
-            polyak_(self.critic_target, self.critic, c.tau)
-            polyak_(self.actor_target, self.actor, c.tau)
+            polyak_(self.critic_target, self.critic, self.config.tau)
+            polyak_(self.actor_target, self.actor, self.config.tau)
         metrics |= {"weight": weight.mean(-1), "alpha": self.temperature.value()}
-        if count % c.alpha_every == 0:
+        if moves_alpha:
             self.update_alpha()
         return metrics
 
@@ -218,7 +228,6 @@ class DPMD(OffPolicyAgent):
     def update_policy(self, obs: Tensor, action: Tensor, weight: Tensor) -> None:
         """Weighted denoising regression onto `action` `[R, B, A]`."""
         error = self.actor.squared_error(self.diffusion, action, obs, self.rng)
-        self.actor_optimizer.param_groups[0]["lr"] = self.policy_rate()
         step(self.actor_optimizer, per_replica_mean(weight.unsqueeze(-1) * error).sum())
 
     def policy_rate(self) -> float:

@@ -375,13 +375,17 @@ class LVRep(OffPolicyAgent):
             return self.actor.mean_action(obs)
         return epsilon_greedy(self.actor.sample(obs, rng)[0], self.config.epsilon_greedy, rng)
 
+    def phase(self) -> bool:
+        """Whether the target critic moves at this update."""
+        return self.counters.updates % self.config.target_every == 0
+
     def learn(self) -> dict[str, Tensor]:
         """Feature updates on fresh batches, then the rest on the last of them."""
         for batch in self.sample(self.config.feature_updates):
             metrics = self.update_features(batch)
             polyak_(self.prior_target, self.prior, self.config.feature_tau)
         metrics |= self.update_critic(batch) | self.update_actor(batch.obs)
-        if self.counters.updates % self.config.target_every == 0:
+        if self.phase():
             polyak_(self.target, self.critic, self.config.tau)
         return metrics
 

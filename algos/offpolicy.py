@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from algos.agent import Agent, Spaces, Transition
+from algos.capture import CapturedUpdate
 from algos.config import AgentConfig, option
 from algos.frames import FrameReplay
 from algos.networks import compute_dtype
@@ -42,12 +43,20 @@ class OffPolicyAgent(Agent):
     agent has to train `vision` with its critic (`with_vision`), keep all other gradients
     away from it (`obs.detach()`), and name both in `observation_kinds`.
 
+    On a GPU `learn` is captured as a CUDA graph, if `phase` says that it can be: then it may
+    not wait for the host, changes tensors in place, and leaves to `anneal` and `phase` all
+    that depends on numbers of Python such as `counters`.
+
     Attributes:
         vision: the eyes, None if observations are vectors.
         obs_dim: size of what the networks read.
         replay: the memory.
         counters: steps and updates so far.
+        capture: False lets every update run as it is written.
+        captured: the captured updates.
     """
+
+    capture = True
 
     def __init__(
         self,
@@ -61,6 +70,7 @@ class OffPolicyAgent(Agent):
         self.obs_dim = spaces.obs_shape[0] if self.vision is None else self.vision.dim
         self.replay = self.make_replay()
         self.counters = Counters()
+        self.captured = CapturedUpdate(self.rng)
         self.build()
 
     def make_vision(self) -> Any:
@@ -107,7 +117,29 @@ class OffPolicyAgent(Agent):
         if self.counters.steps <= self.config.random_steps:
             return {}
         self.counters.updates += 1
-        return self.learn()
+        self.anneal()
+        if not self.may_capture:
+            return self.learn()
+        metrics = self.captured(self.learn, self.phase())
+        self.notice = self.captured.notice
+        return metrics
+
+    @property
+    def may_capture(self) -> bool:
+        """Whether updates may be captured; those from pixels draw their batches on the host."""
+        return self.capture and self.device.type == "cuda" and not self.spaces.pixels
+
+    def phase(self) -> Hashable:
+        """Which operations this `learn` does; None, the default, if it cannot be captured."""
+        return None
+
+    def anneal(self) -> None:
+        """Bring what depends on `counters` up to date before `learn`, in place."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `Agent.load_state_dict`."""
+        super().load_state_dict(state)
+        self.captured.forget()  # optimisers have new tensors now
 
     def sample(self, count: int = 1) -> list[Batch]:
         """`count` fresh uniform batches; observations as the networks read them.

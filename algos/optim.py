@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from algos.networks import repeat_replicas
 from algos.replay import Batch
 
 
@@ -29,8 +30,24 @@ def per_replica_mean(values: Tensor) -> Tensor:
 
 
 def adam(parameters: Iterable[nn.Parameter], lr: float, eps: float = 1e-8) -> torch.optim.Adam:
-    """Adam with one fused kernel over all parameters."""
-    return torch.optim.Adam(parameters, lr=lr, eps=eps, fused=True)
+    """Adam with one fused kernel over all parameters.
+
+    On a GPU it may be captured: the fused kernel counts its steps there, so this changes nothing.
+    """
+    weights = list(parameters)
+    return torch.optim.Adam(weights, lr=lr, eps=eps, fused=True, capturable=weights[0].is_cuda)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give `optimizer` another learning rate, on a GPU in a tensor that a captured step reads."""
+    for group in optimizer.param_groups:
+        device, old = group["params"][0].device, group["lr"]
+        if isinstance(old, Tensor) and old.device == device:
+            old.fill_(rate)
+        elif device.type == "cpu":
+            group["lr"] = rate
+        else:  # the first time, and what a checkpoint brings lies on the host
+            group["lr"] = torch.tensor(rate, device=device)
 
 
 def step(
@@ -77,5 +94,5 @@ def clip_grad_norm_(parameters: Iterable[nn.Parameter], replicas: int, limit: fl
     scale = (limit / (norm + 1e-6)).clamp_(max=1.0)
     for g in grads:
         copies = g.shape[0] // replicas
-        g.mul_(scale.repeat_interleave(copies).view(-1, *[1] * (g.dim() - 1)))
+        g.mul_(repeat_replicas(scale, copies).view(-1, *[1] * (g.dim() - 1)))
     return norm

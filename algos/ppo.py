@@ -209,12 +209,12 @@ class PPO(Agent):
         self.counters.steps += 1
 
     def _unclamped(self, action: Array) -> Array:
-        """The last sample if `action` is what became of it, else `action`; `[R, A]`."""
-        if self.sample is not None and self.sample.shape[1] == 1:
-            sample = self.sample[:, 0]
-            if np.array_equal(sample.clip(-1.0, 1.0), action):
-                return sample
-        return action
+        """Each replica's last sample if its `action` is what became of it, else that; `[R, A]`."""
+        if self.sample is None or self.sample.shape[1] != 1:
+            return action
+        sample = self.sample[:, 0]
+        became = (sample.clip(-1.0, 1.0) == action).all(-1, keepdims=True)
+        return np.where(became, sample, action)
 
     def update(self) -> dict[str, Tensor]:
         """Nothing until the rollout is full, then all epochs; metrics are means over them."""

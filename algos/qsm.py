@@ -52,6 +52,7 @@ from algos.optim import (
     critic_loss,
     per_replica_mean,
     polyak_,
+    set_rate,
     step,
 )
 from algos.replay import Batch
@@ -178,6 +179,14 @@ class QSM(OffPolicyAgent):
             x = x.clamp_(-1.0, 1.0)
         return x
 
+    def phase(self) -> bool:
+        """Every update does the same."""
+        return True
+
+    def anneal(self) -> None:
+        """Set the policy's learning rate."""
+        set_rate(self.actor_optimizer, self.actor_rate())
+
     def learn(self) -> dict[str, Tensor]:
         """Critics, their targets, then the policy with the new critics; one batch for all."""
         (batch,) = self.sample()
@@ -203,7 +212,6 @@ class QSM(OffPolicyAgent):
         noisy = self.diffusion.corrupt(batch.action, t, self.rng.normal(size, action_dim))
         target = self.score_target(batch.obs, noisy)
         loss = per_replica_mean((self.actor(noisy, t, batch.obs) - target).square())
-        self.actor_optimizer.param_groups[0]["lr"] = self.actor_rate()
         step(self.actor_optimizer, loss.sum())
         return {"actor_loss": loss.detach(), "score_norm": target.norm(dim=-1).mean(-1)}
 

@@ -125,6 +125,8 @@ class QVPO(OffPolicyAgent):
         dtype = compute_dtype(c.precision)
         steps, hidden = c.diffusion_steps, [c.hidden] * 3
         self.diffusion = Diffusion(SCHEDULES[c.noise_schedule](steps), self.device)
+        # Weight of a uniform action, `[R]`: it follows from the steps, see `anneal`.
+        self.omega = torch.full((self.replicas,), c.entropy_weight, device=self.device)
         self.actor = Denoiser(self.rng, obs_dim, action_dim, c.hidden, steps, dtype)
         self.critic = TwinCritic(
             self.rng, obs_dim, action_dim, hidden, "mish", dtype, scaled_normal_init
@@ -144,6 +146,19 @@ class QVPO(OffPolicyAgent):
         count, noisy = self.config.eval_samples, self.config.eval_noise
         actions = self.actor.sample(self.diffusion, obs, count, rng, noisy)
         return best_action(actions, self.critic.minimum(obs, actions))
+
+    def phase(self) -> bool:
+        """Every update does the same."""
+        return True
+
+    def anneal(self) -> None:
+        """Set the weight of a uniform action to that of this step."""
+        c = self.config
+        omega = c.entropy_weight
+        if c.entropy_schedule == "linear":
+            faded = omega * (1.0 - self.counters.steps / c.entropy_steps)
+            omega = min(omega, max(c.entropy_floor, faded))
+        self.omega.fill_(omega)
 
     def learn(self) -> dict[str, Tensor]:
         """Critic, policy (each on a batch of its own), then both target networks."""
@@ -178,7 +193,7 @@ class QVPO(OffPolicyAgent):
         loss = self.denoising_loss(x0, obs.repeat(1, repeats, 1), weight)
         step(self.actor_optimizer, loss.sum(), self.replicas, self.config.max_grad_norm)
         best = weight[:, : obs.shape[1]]
-        return {"actor_loss": loss.detach(), "weight": best.mean(-1), "omega": self.omega(best)}
+        return {"actor_loss": loss.detach(), "weight": best.mean(-1), "omega": self.omega.clone()}
 
     @torch.no_grad()
     def policy_targets(self, obs: Tensor) -> tuple[Tensor, Tensor]:
@@ -198,8 +213,8 @@ class QVPO(OffPolicyAgent):
         uniforms = self.config.entropy_samples
         size, action_dim = best.shape[1:]
         uniform = self.rng.uniform(uniforms * size, action_dim, low=-1.0, high=1.0)
-        omega = self.omega(weight)[:, None]
-        weights = torch.cat([weight, (omega * weight).repeat(1, uniforms)], dim=1)
+        spread = (self.omega[:, None] * weight).repeat(1, uniforms)
+        weights = torch.cat([weight, spread], dim=1)
         return torch.cat([best, uniform], dim=1), weights
 
     def weight(self, q: Tensor) -> Tensor:
@@ -208,15 +223,6 @@ class QVPO(OffPolicyAgent):
         if self.config.weight == "qadv":
             return (top - q.mean(-1)).clamp_(min=0.0)
         return top.clamp_(min=0.0 if self.config.weight == "qrelu" else 1.0)
-
-    def omega(self, like: Tensor) -> Tensor:
-        """Weight of a uniform action at this step, `[R]` on the device of `like`."""
-        c = self.config
-        omega = c.entropy_weight
-        if c.entropy_schedule == "linear":
-            faded = omega * (1.0 - self.counters.steps / c.entropy_steps)
-            omega = min(omega, max(c.entropy_floor, faded))
-        return torch.full((self.replicas,), omega, device=like.device)
 
     def denoising_loss(self, x0: Tensor, obs: Tensor, weight: Tensor) -> Tensor:
         """Mean over rows and coordinates of weight (eps(x_t, t, s) - z)², `[R]`."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from algos.agent import Spaces, Transition
+from algos.blocks import Ring
 from algos.rng import ReplicaRng
 
 
@@ -34,8 +35,7 @@ class Batch(NamedTuple):
 class Replay:
     """A ring of packed rows (obs, action, reward, next_obs, not_terminal).
 
-    One row per transition makes a batch one gather instead of five. Memory is taken
-    from the machine as rows are written, not when the ring is made.
+    One row per transition makes a batch one gather instead of five.
 
     Args:
         spaces: sizes of observation and action.
@@ -56,29 +56,38 @@ class Replay:
     ) -> None:
         obs_dim = int(np.prod(spaces.obs_shape))
         self.widths = [obs_dim, spaces.action_dim, 1, obs_dim, 1]
-        self.rows = torch.zeros(replicas, capacity, sum(self.widths), device=device)
+        self.ring = Ring(replicas, capacity, sum(self.widths), device)
         self.capacity = capacity
         self.time_limit_terminal = time_limit_terminal
-        self.total = 0
+        # `len(self)` for a captured update, in which a number of Python never changes.
+        self.stored = None if device.type == "cpu" else torch.tensor(0, device=device)
 
     def __len__(self) -> int:
         """Transitions stored per replica."""
-        return min(self.total, self.capacity)
+        return len(self.ring)
+
+    @property
+    def rows(self) -> Tensor:
+        """The whole ring, `[R, capacity, width]`."""
+        return self.ring.rows
 
     def add(self, step: Transition) -> None:
         """Store one transition of every replica."""
         replicas = self.rows.shape[0]
         ends = step.terminated | step.truncated if self.time_limit_terminal else step.terminated
         parts = (step.obs, step.action, step.reward, step.next_obs, ~ends)
-        row = np.concatenate(
-            [np.asarray(p, np.float32).reshape(replicas, -1) for p in parts], axis=1
+        self.ring.append(
+            np.concatenate([np.asarray(p, np.float32).reshape(replicas, -1) for p in parts], axis=1)
         )
-        self.rows[:, self.total % self.capacity] = torch.from_numpy(row).to(self.rows.device)
-        self.total += 1
+        self._count()
+
+    def _count(self) -> None:
+        if self.stored is not None:
+            self.stored.fill_(len(self))
 
     def last_slot(self) -> Tensor:
         """Slot of the newest step, `[R]`."""
-        slot = (self.total - 1) % self.capacity
+        slot = (self.ring.total - 1) % self.capacity
         return torch.full((self.rows.shape[0],), slot, device=self.rows.device)
 
     def slots(self, index: Tensor) -> Tensor:
@@ -87,7 +96,9 @@ class Replay:
 
     def draw(self, batch_size: int, rng: ReplicaRng) -> Tensor:
         """Steps `[R, B]`, uniform with replacement."""
-        return rng.integers(len(self), batch_size)
+        if self.stored is None:
+            return rng.integers(len(self), batch_size)
+        return rng.integers(1 << 62, batch_size) % self.stored
 
     def gather(self, index: Tensor) -> Tensor:
         """Rows `[R, B, width]` of steps `[R, B]`."""
@@ -109,10 +120,10 @@ class Replay:
         return [Batch(*batch.split(self.widths, dim=-1)) for batch in batches]
 
     def state_dict(self) -> dict[str, Any]:
-        """Rows written so far and their number."""
-        return {"rows": self.rows[:, : len(self)], "total": self.total}
+        """Rows as blocks that a checkpoint writes once, but for the newest."""
+        return self.ring.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the ring exactly."""
-        self.total = int(state["total"])
-        self.rows[:, : len(self)] = state["rows"]
+        self.ring.load_state_dict(state)
+        self._count()

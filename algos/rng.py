@@ -53,3 +53,12 @@ class ReplicaRng:
         """Continue every stream exactly where `state_dict` was taken."""
         for r, generator in enumerate(self.generators):
             generator.set_state(state[str(r)])
+
+    def renew(self, state: dict[str, Tensor]) -> None:
+        """Continue where `state_dict` was taken, with other generators.
+
+        A CUDA graph that could not be captured leaves those it drew from in capture mode,
+        where they refuse to draw.
+        """
+        self.generators[:] = [torch.Generator(self.device) for _ in self.generators]
+        self.load_state_dict(state)

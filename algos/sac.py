@@ -87,6 +87,10 @@ class SAC(OffPolicyAgent):
         """Sample while exploring, the mean in evaluation."""
         return self.actor.sample(obs, rng)[0] if explore else self.actor.mean_action(obs)
 
+    def phase(self) -> bool:
+        """Every update does the same."""
+        return True
+
     def learn(self) -> dict[str, Tensor]:
         """One step of critic, actor and temperature, then of the target critic."""
         (batch,) = self.sample()

@@ -107,11 +107,15 @@ class TD3(OffPolicyAgent):
             return action
         return action + self.config.exploration_noise * rng.normal(*action.shape[1:])
 
+    def phase(self) -> bool:
+        """Whether actor and target networks move at this update."""
+        return self.counters.updates % self.config.policy_every == 0
+
     def learn(self) -> dict[str, Tensor]:
         """A critic step; at every d-th also one of the actor and of both target networks."""
         (batch,) = self.sample()
         metrics = self.update_critic(batch)
-        if self.counters.updates % self.config.policy_every == 0:
+        if self.phase():
             self.update_actor(batch.obs.detach())
             polyak_(self.critic_target, self.critic, self.config.tau)
             polyak_(self.actor_target, self.actor, self.config.tau)

@@ -37,6 +37,7 @@ import envs
 from algos.agent import Agent, Spaces
 from algos.config import build_config
 from algos.networks import PRECISIONS
+from algos.offpolicy import OffPolicyAgent
 from runners import manifest
 from runners.checkpoint import write_atomic
 from runners.cli import EXIT_OK, Parser, UserError, check_device, positive, run_main
@@ -238,6 +239,8 @@ def learning_period(agent: Agent) -> tuple[int, float]:
     """
     step, work, learned, wanted = learning_step(agent), [0], 0, LEARNINGS
     period = 0
+    if isinstance(agent, OffPolicyAgent):
+        agent.capture = False  # what a graph replays cannot be counted
     with FlopCounterMode(display=False) as counter:
         while not period and wanted <= MOST_LEARNINGS:
             while learned < wanted:
@@ -246,6 +249,8 @@ def learning_period(agent: Agent) -> tuple[int, float]:
             flops = [after - before for before, after in itertools.pairwise(work)]
             period = shortest_period(flops)
             wanted *= 2
+    if isinstance(agent, OffPolicyAgent):
+        agent.capture = True
     period = period or len(flops)
     return period, sum(flops[-period:]) / period / 1e9
 

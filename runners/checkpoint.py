@@ -2,117 +2,118 @@
 
 A checkpoint is a folder `step-<n>` with `manifest.json` (structure, numbers, texts) and
 `tensors.safetensors`. It is written under another name, flushed to disk and renamed, so
-that a folder of that name is always whole; the previous one is removed only then.
+that a folder of that name is always whole. The one before it is kept: where the newest is
+found to be damaged, `load` takes that.
 
 Blocks of a memory that never change again (`algos.blocks`) lie beside these folders, in
 `blocks/<checksum>`. Each is written once and named by every checkpoint that needs it; what
-no checkpoint names any more is removed with the previous checkpoint.
+neither of the two checkpoints names is removed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
+import stat
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save as to_bytes
 
 from algos.blocks import Block
+from runners.tree import Arrays, decode, encode
 
-FORMAT = 1
+FORMAT = 2
 BLOCKS = "blocks"  # folder beside the checkpoints
-Arrays = dict[str, NDArray[Any]]
+PARTIAL = "partial"  # what is being written or removed
+# Real ones have some 100 kB; a parsed text takes many times its size.
+MANIFEST_BYTES = 64 << 20
+DIGEST = re.compile("[0-9a-f]{64}")
 
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be used; the message is one line."""
 
 
-def _encode(node: Any, arrays: Arrays, blocks: dict[str, Block]) -> Any:
-    """Replace arrays by their names; everything else becomes plain JSON with tags."""
-    if isinstance(node, Block):
-        blocks[node.digest] = node
-        shape, dtype = list(node.array.shape), str(node.array.dtype)
-        return {"block": {"sha256": node.digest, "shape": shape, "dtype": dtype}}
-    if isinstance(node, torch.Tensor | np.ndarray):
-        kind = "tensor" if isinstance(node, torch.Tensor) else "array"
-        name = str(len(arrays))
-        if isinstance(node, torch.Tensor) and node.dtype == torch.bfloat16:
-            kind, node = "bfloat16", node.view(torch.int16)  # numpy has no such type
-        values = node.detach().cpu().numpy() if isinstance(node, torch.Tensor) else node
-        # Adds no axis to a 0-d array, unlike numpy's ascontiguousarray.
-        arrays[name] = np.array(values, order="C")
-        return {kind: name}
-    if isinstance(node, dict):
-        pairs = [[_encode(part, arrays, blocks) for part in item] for item in node.items()]
-        return {"dict": pairs}
-    if isinstance(node, list | tuple):
-        kind = "tuple" if isinstance(node, tuple) else "list"
-        return {kind: [_encode(item, arrays, blocks) for item in node]}
-    if node is None or isinstance(node, bool | int | float | str):
-        return node
-    raise TypeError(f"state holds a {type(node).__name__}, which a checkpoint cannot keep")
+class _Damaged(CheckpointError):
+    """It is not what was written; another one may serve."""
 
 
-def _decode(node: Any, arrays: Arrays, blocks: Callable[..., Block]) -> Any:
-    if not isinstance(node, dict):
-        return node
-    ((kind, value),) = node.items()
-    if kind == "block":
-        return blocks(**value)
-    if kind == "tensor":
-        return torch.from_numpy(arrays[value])
-    if kind == "bfloat16":
-        return torch.from_numpy(arrays[value]).view(torch.bfloat16)
-    if kind == "array":
-        return arrays[value]
-    if kind == "dict":
-        return {_decode(k, arrays, blocks): _decode(v, arrays, blocks) for k, v in value}
-    if kind not in ("list", "tuple"):
-        raise ValueError(f"unknown kind {kind!r}")
-    items = [_decode(item, arrays, blocks) for item in value]
-    return tuple(items) if kind == "tuple" else items
+@dataclass(frozen=True)
+class Loaded:
+    """What `load` found.
+
+    Attributes:
+        state: as it was given to `save`; of a named tuple, a tuple.
+        path: the checkpoint that holds it.
+        notice: one line if a newer checkpoint is damaged.
+    """
+
+    state: Any
+    path: Path
+    notice: str | None = None
+
+
+def _file(folder: Path, name: str) -> Path:
+    """The regular file of this name below `folder`, if no symbolic link stands in the way."""
+    path = folder / name
+    if path.resolve() != folder.resolve() / name:
+        raise ValueError(f"{name} is reached through a symbolic link")
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError(f"{name} is no file")
+    return path
 
 
 def _read_block(folder: Path, on_disk: bool, sha256: str, shape: list[int], dtype: str) -> Block:
-    if not re.fullmatch("[0-9a-f]{64}", sha256):
+    if not DIGEST.fullmatch(sha256):
         raise ValueError(f"bad name of a block {sha256!r}")
-    path = folder / BLOCKS / sha256
+    name = f"{BLOCKS}/{sha256}"
+    path = _file(folder, name)
+    kind = np.dtype(dtype) if isinstance(dtype, str) else np.dtype(object)
+    if kind.hasobject or not all(type(size) is int and size > 0 for size in shape):
+        raise ValueError(f"bad kind of a block {shape} {dtype}")
+    # Before anything of that size is touched.
+    if path.stat().st_size != math.prod(shape) * kind.itemsize:
+        raise ValueError(f"{name} has another size")
     if _digest(path) != sha256:
-        raise ValueError(f"{path} has another checksum")
-    block = Block.of_file(path, shape, dtype)
-    return block if on_disk else Block(block.array.copy())
+        raise ValueError(f"{name} has another checksum")
+    return Block.of_file(path, shape, dtype, sha256, on_disk)
 
 
-def _write_blocks(folder: Path, blocks: Mapping[str, Block], on_disk: bool) -> None:
-    """Write what is not there yet, and let the memory read it from there if `on_disk`."""
+def _write_blocks(folder: Path, blocks: Mapping[str, Block], trusted: Collection[str]) -> None:
+    """Write every block, but for those of the last checkpoint that still have their size."""
     place = folder / BLOCKS
     if blocks:
         place.mkdir(parents=True, exist_ok=True)
     written = False
     for name, block in blocks.items():
         path = place / name
-        if not path.exists():
-            partial = place / "partial"
-            np.ascontiguousarray(block.array).tofile(partial)
-            _sync(partial)
-            partial.replace(path)
-            written = True
-        if on_disk:
-            block.move_to(path)
+        # A file that no checkpoint names was left by a save that failed, or by a run whose
+        # damaged checkpoints were removed: it may hold anything.
+        if name in trusted and path.exists() and path.stat().st_size == block.nbytes:
+            continue
+        _write(place / PARTIAL, np.ascontiguousarray(block.array).data)
+        (place / PARTIAL).replace(path)
+        written = True
     if written:
         _sync(place)
+
+
+def _write(path: Path, content: bytes | memoryview) -> None:
+    path.write_bytes(content)
+    _sync(path)
 
 
 def _sync(path: Path) -> None:
@@ -127,13 +128,22 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a small file so that it is never seen half-written."""
     # Two sweeps may begin the same experiment at once, also on two machines.
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
-    _sync(partial)
-    partial.replace(path)
+    try:
+        _write(partial, content.encode() if isinstance(content, str) else content)
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
-def save(folder: Path, step: int, state: Any, blocks_on_disk: bool = True) -> Path:
-    """Write `state` as the newest checkpoint of `folder` and remove older ones.
+def save(
+    folder: Path,
+    step: int,
+    state: Any,
+    blocks_on_disk: bool = True,
+    previous: Path | None = None,
+) -> Path:
+    """Write `state` as the newest checkpoint of `folder`.
 
     Args:
         folder: where checkpoints live; made if missing.
@@ -141,33 +151,72 @@ def save(folder: Path, step: int, state: Any, blocks_on_disk: bool = True) -> Pa
         state: nested dicts, lists and tuples of tensors, arrays, blocks, numbers and texts.
         blocks_on_disk: read written blocks from their files from now on, which frees main
             memory; False keeps them in it too.
+        previous: the checkpoint to keep beside the new one, known to be good; by default the
+            newest there is. All others are removed.
+
+    Returns:
+        The new checkpoint.
+
+    Raises:
+        OSError: it could not be written; the older ones are as they were, and what was
+            written of the new one is removed.
+        TypeError: the state holds something else.
+        ValueError: the part of the state that is no tensor is too large to be loaded again.
     """
-    partial, final = folder / "partial", folder / f"step-{step:09d}"
+    found = sorted(folder.glob("step-*"))
+    previous = previous or (found[-1] if found else None)
+    trusted = set() if previous is None else _names(previous)
+    try:
+        final, blocks = _write_checkpoint(folder, step, state, trusted)
+    except OSError:
+        with contextlib.suppress(OSError):
+            _tidy(folder, {path.name for path in found}, set().union(*map(_names, found)))
+        raise
+    if blocks_on_disk:
+        for name, block in blocks.items():
+            block.move_to(folder / BLOCKS / name)
+    _tidy(folder, {path.name for path in (final, previous) if path}, blocks.keys() | trusted)
+    return final
+
+
+def _write_checkpoint(
+    folder: Path, step: int, state: Any, trusted: Collection[str]
+) -> tuple[Path, dict[str, Block]]:
+    """The checkpoint under its final name, and the blocks that it names."""
+    partial, final = folder / PARTIAL, folder / f"step-{step:09d}"
     if same := sorted(folder.glob(f"{final.name}*")):
         # Stopped twice at one step: the old one must live until the new one has its name.
         final = folder / f"{same[-1].name}+"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     arrays: Arrays = {}
     blocks: dict[str, Block] = {}
-    tree = _encode(state, arrays, blocks)
-    _write_blocks(folder, blocks, blocks_on_disk)
-    tensors = partial / "tensors.safetensors"
-    save_file(arrays, tensors)
-    sums = {"tensors": _digest(tensors), "state": _text_digest(tree)}
-    manifest = {"format": FORMAT, "step": step, "sha256": sums, "state": tree}
-    (partial / "manifest.json").write_text(json.dumps(manifest))
-    for path in (tensors, partial / "manifest.json", partial):
-        _sync(path)
-    older = list(folder.glob("step-*"))
+    tree = encode(state, arrays, blocks)
+    tensors = to_bytes(arrays)
+    sums = {"tensors": hashlib.sha256(tensors).hexdigest(), "state": _text_digest(tree)}
+    manifest = json.dumps({"format": FORMAT, "step": step, "sha256": sums, "state": tree}).encode()
+    if len(manifest) > MANIFEST_BYTES:
+        raise ValueError(f"state has {len(manifest):,} bytes of numbers and texts, too many")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    _write_blocks(folder, blocks, trusted)
+    _write(partial / "tensors.safetensors", tensors)
+    _write(partial / "manifest.json", manifest)
+    _sync(partial)
     partial.rename(final)
     _sync(folder)
-    for path in older:
-        shutil.rmtree(path)
+    return final, blocks
+
+
+def _tidy(folder: Path, steps: Collection[str], blocks: Collection[str]) -> None:
+    """Remove all but these checkpoints and blocks, and what a failed or killed save left."""
+    partial = folder / PARTIAL
+    shutil.rmtree(partial, ignore_errors=True)
+    for path in folder.glob("step-*"):
+        if path.name not in steps:
+            path.rename(partial)  # so that no part of it is ever taken for a checkpoint
+            shutil.rmtree(partial)
     for path in (folder / BLOCKS).glob("*"):
-        if path.name not in blocks:
+        if path.name not in blocks and (path.name == PARTIAL or DIGEST.fullmatch(path.name)):
             path.unlink()
-    return final
 
 
 def _digest(path: Path) -> str:
@@ -180,40 +229,73 @@ def _text_digest(tree: Any) -> str:
     return hashlib.sha256(json.dumps(tree).encode()).hexdigest()
 
 
-def load(folder: Path, blocks_on_disk: bool = True) -> Any | None:
-    """Return the newest state saved in `folder`, or None if there is none.
+def _manifest(path: Path) -> bytes:
+    """Text of a checkpoint's manifest."""
+    file = _file(path.parent, f"{path.name}/manifest.json")
+    if file.stat().st_size > MANIFEST_BYTES:
+        raise ValueError(f"its manifest has more than {MANIFEST_BYTES:,} bytes")
+    return file.read_bytes()
+
+
+def _names(path: Path) -> set[str]:
+    """The blocks that a checkpoint names; none if it cannot be read."""
+    try:
+        # No text of the state looks like this: its quotes have backslashes.
+        return {m.decode() for m in re.findall(rb'"sha256": "([0-9a-f]{64})"', _manifest(path))}
+    except (OSError, ValueError):
+        return set()
+
+
+def load(folder: Path, blocks_on_disk: bool = True) -> Loaded | None:
+    """Read the newest good state saved in `folder`; nothing is changed there.
 
     Args:
         folder: where checkpoints live.
         blocks_on_disk: as in `save`.
 
+    Returns:
+        The state, or None if nothing was saved.
+
     Raises:
-        CheckpointError: the newest checkpoint is damaged or of another format.
+        CheckpointError: all checkpoints are damaged, or the newest is of another format.
     """
-    saved = sorted(folder.glob("step-*"))
-    if not saved:
-        return None
-    path = saved[-1]
-    hint = f"remove {path} to start the cell again"
+    damage: list[_Damaged] = []
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            state = _read(path, blocks_on_disk)
+        except _Damaged as error:
+            damage.append(error)
+            continue
+        notice = f"{damage[0]}; going on from {path.name}" if damage else None
+        return Loaded(state, path, notice)
+    if damage:
+        raise CheckpointError(f"{damage[0]}; remove {folder} to start the cell again")
+    return None
+
+
+def _read(path: Path, blocks_on_disk: bool) -> Any:
+    """The state of one checkpoint."""
     try:
-        manifest = json.loads((path / "manifest.json").read_text())
+        manifest = json.loads(_manifest(path))
         if manifest["format"] != FORMAT:
             raise CheckpointError(
                 f"checkpoint {path} has format {manifest['format']}, this version reads {FORMAT}"
             )
-        found = {
-            "tensors": _digest(path / "tensors.safetensors"),
-            "state": _text_digest(manifest["state"]),
-        }
+        tensors = _file(path.parent, f"{path.name}/tensors.safetensors")
+        found = {"tensors": _digest(tensors), "state": _text_digest(manifest["state"])}
         if found != manifest["sha256"]:
-            raise CheckpointError(f"checkpoint {path} is damaged (checksum differs); {hint}")
-        arrays = load_file(path / "tensors.safetensors")
-        read_block = functools.partial(_read_block, folder, blocks_on_disk)
-        return _decode(manifest["state"], arrays, read_block)
-    except (OSError, LookupError, TypeError, ValueError, RecursionError, SafetensorError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"checkpoint {path} is damaged ({error}); {hint}") from None
+            raise ValueError("checksum differs")
+        read_block = functools.partial(_read_block, path.parent, blocks_on_disk)
+        return decode(manifest["state"], load_file(tensors), read_block)
+    except CheckpointError:
+        raise
+    # What a crafted file can make the readers raise.
+    except (
+        *(OSError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError),
+        *(AttributeError, SafetensorError),
+    ) as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise _Damaged(f"checkpoint {path} is damaged ({text[:400]})") from None
 
 
 def remove(folder: Path) -> None:

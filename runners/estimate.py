@@ -118,7 +118,7 @@ def time_learning(agent: Agent, seconds: float) -> tuple[float, int]:
 def tensor_bytes(node: object) -> int:
     """Bytes of all tensors and blocks in a nested state."""
     if isinstance(node, Block):
-        return node.array.nbytes
+        return node.nbytes
     if isinstance(node, torch.Tensor):
         return node.numel() * node.element_size()
     if isinstance(node, dict):
@@ -178,9 +178,11 @@ def estimate(cell: Cell, device: str) -> Estimate:
     kept = per_transition * min(stored + further, capacity)
     networks = tensor_bytes(agent.state_dict()) - kept  # with its optimisers, which begin late
     frames = frame_bytes(cell)
-    rest = int(networks + per_transition * min(agent_steps, capacity)) - frames
-    in_memory = min(frames, 16 * Rows.READ_AHEAD)
-    return Estimate(float(seconds), base + 2 * rest + in_memory, 2 * rest + frames)
+    vectors = int(per_transition * min(agent_steps, capacity)) - frames
+    in_memory = vectors + min(frames, 16 * Rows.READ_AHEAD)
+    # Two checkpoints are kept while the next is written; what is in blocks is there once.
+    disk = 3 * int(networks) + vectors + frames
+    return Estimate(float(seconds), base + 2 * int(networks) + in_memory, disk)
 
 
 def estimates(cells: Sequence[Cell], device: str) -> list[Estimate]:

@@ -112,6 +112,7 @@ class Loop:
         self.seconds = dict.fromkeys(PHASES, 0.0)
         self.metrics: dict[str, Tensor] = {}
         self.notice: str | None = None
+        self.saved: Path | None = None  # the checkpoint that was loaded or written last
 
     @property
     def active(self) -> list[Replica]:
@@ -120,12 +121,13 @@ class Loop:
 
     def start(self) -> bool:
         """Continue from the newest checkpoint, or reset; True if it continues."""
-        state = checkpoint.load(self.checkpoints, self.how.frames_on_disk)
-        if state is None:
+        loaded = checkpoint.load(self.checkpoints, self.how.frames_on_disk)
+        if loaded is None:
             for replica in self.replicas:
                 replica.start()
             return False
-        self.load_state(state)
+        self.saved, self.notice = loaded.path, loaded.notice
+        self.load_state(loaded.state)
         return True
 
     def state(self) -> dict[str, Any]:
@@ -177,7 +179,9 @@ class Loop:
         """Write a checkpoint."""
         for replica in self.replicas:
             replica.directory.check()
-        checkpoint.save(self.checkpoints, self.step, self.state(), self.how.frames_on_disk)
+        self.saved = checkpoint.save(
+            self.checkpoints, self.step, self.state(), self.how.frames_on_disk, self.saved
+        )
         for replica in self.replicas:
             replica.directory.sync()
 
@@ -198,7 +202,7 @@ class Loop:
         for replica in self.active:
             replica.directory.beat(self.step, replica.last_return)
         returns = tuple(replica.last_return for replica in self.replicas)
-        self.report(Progress(self.step, returns, self.notice))
+        self.report(Progress(self.step, returns, self.notice or self.agent.notice))
 
     def train_step(self) -> None:
         """One agent step of every seed: act, step the environment, store, learn, log."""

@@ -7,6 +7,7 @@ without memory and optimisers. Of a run that goes on or was stopped the newest c
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from algos.agent import Agent
@@ -60,18 +61,26 @@ def load_policy(run: Path, device: str = "cpu", source: str | None = None) -> Ag
     """
     cell = read_cell(run, source)
     try:
-        state = checkpoint.load(run / "policy")
-        if state is None:
-            state = checkpoint.load(run / "checkpoint")
-            if state is None:
-                raise UserError(f"{run}: holds no trained policy (no policy/, no checkpoint/)")
-            if len(state["replicas"]) > 1:
-                raise UserError(f"{run}: trains with other seeds; it has a policy when all ended")
-            agent = make_agent((cell,), device)
-            agent.load_state_dict(state["agent"])
-            return agent
+        policy = checkpoint.load(run / "policy")
+        whole = None if policy else checkpoint.load(run / "checkpoint")
     except checkpoint.CheckpointError as error:
         raise UserError(str(error)) from None
+    found = policy or whole
+    if found is None:
+        raise UserError(f"{run}: holds no trained policy (no policy/, no checkpoint/)")
+    if found.notice is not None:
+        print(found.notice, file=sys.stderr)
     agent = make_agent((cell,), device)
-    agent.load_policy(state)
+    try:
+        if policy is not None:
+            agent.load_policy(policy.state)
+        elif len(found.state["replicas"]) > 1:
+            raise UserError(f"{run}: trains with other seeds; it has a policy when all ended")
+        else:
+            agent.load_state_dict(found.state["agent"])
+    except UserError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        text = " ".join(str(error).split())
+        raise UserError(f"{found.path}: does not fit {cell.label} ({text[:200]})") from None
     return agent

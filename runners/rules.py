@@ -219,7 +219,9 @@ def round_trip(state: dict[str, Any]) -> Any:
     """`state` as it comes back from a checkpoint on disk."""
     with TemporaryDirectory() as folder:
         checkpoint.save(Path(folder), 0, state)
-        return checkpoint.load(Path(folder))
+        loaded = checkpoint.load(Path(folder))
+        assert loaded is not None
+        return loaded.state
 
 
 # ---------------------------------------------------------------- outcomes

@@ -84,8 +84,8 @@ class _Session:
         self.records = [_Record(c, d, run, how) for c, d in zip(run, directories, strict=True)]
         self.ended: set[int] = set()
 
-    def go(self) -> list[str]:
-        """Train to the end; returns the status of each cell."""
+    def go(self) -> list[tuple[str, str | None]]:
+        """Train to the end; returns status and reason of each cell."""
         loop: Loop | None = None
         try:
             loop = Loop(self.run, self.directories, self.how, self.should_stop, self._watch)
@@ -105,7 +105,7 @@ class _Session:
         except CheckpointError:
             raise
         except LeaseLost:
-            return ["running"] * len(self.run)
+            return [("running", None)] * len(self.run)
         except Exception as error:
             for r, record in enumerate(self.records):
                 if r not in self.ended and record.values["status"] != "done":
@@ -113,7 +113,8 @@ class _Session:
         finally:
             if loop is not None:
                 loop.close()
-        return [str(record.values["status"]) for record in self.records]
+        # Not from the files: on a full disk they may not have been written.
+        return [(str(r.values["status"]), r.values["reason"]) for r in self.records]
 
     def _watch(self, progress: Progress) -> None:
         if progress.notice is not None:
@@ -144,6 +145,7 @@ class _Session:
             directory.restore(directory.text)  # whole and on the disk before it counts as done
             policy = self.loop.agent.policy_state()
             state = policy if single is None else part_of(policy, single, r)
+            checkpoint.remove(directory.policy)  # of a process that was killed before it was done
             checkpoint.save(directory.policy, self.loop.step, state)
             record.finish("done")
         # Not before: a kill in between must not leave an unfinished cell without checkpoint.
@@ -167,12 +169,12 @@ def run_cells(
     how: How = DEFAULT,
     should_stop: Callable[[], bool] = lambda: False,
     report: Callable[[Progress], None] = lambda progress: None,
-) -> list[str]:
+) -> list[tuple[str, str | None]]:
     """Run the cells of one run to their end and record how they ended in run.json.
 
     Returns:
         The status of each: `done`, `failed` or `diverged`; `running` if another process has
-        one of the cells.
+        one of the cells. Beside it the reason, if it needs one.
 
     Raises:
         Interrupted: it was asked to stop; the same call continues it.
@@ -181,16 +183,16 @@ def run_cells(
     """
     directories = [RunDirectory(cell, experiment) for cell in run]
     if all(directory.status() == "done" for directory in directories):
-        return ["done"] * len(run)
+        return [("done", None)] * len(run)
     locked: list[RunDirectory] = []
     try:
         for directory in directories:
             if not directory.lock():
-                return ["running"] * len(run)
+                return [("running", None)] * len(run)
             locked.append(directory)
         # Another process may have ended them just before the lock.
         if all(directory.status() == "done" for directory in directories):
-            return ["done"] * len(run)
+            return [("done", None)] * len(run)
         return _Session(run, directories, how, should_stop, report).go()
     finally:
         for directory in locked:
@@ -206,5 +208,5 @@ def run_cell(
     should_stop: Callable[[], bool] = lambda: False,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> str:
-    """Run one cell alone; see `run_cells`."""
-    return run_cells((cell,), experiment, how, should_stop, report)[0]
+    """Run one cell alone; returns its status, see `run_cells`."""
+    return run_cells((cell,), experiment, how, should_stop, report)[0][0]

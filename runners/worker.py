@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from runners.cli import EXIT_AGAIN, EXIT_FAILED, EXIT_OK, UserError
 from runners.process import How, setup_process
-from runners.rundir import Cell, Run, RunDirectory
+from runners.rundir import Run
 
 if TYPE_CHECKING:
     from runners.loop import Progress
@@ -92,20 +92,13 @@ def run_here(
     from runners.run import run_cells
 
     try:
-        statuses = run_cells(run, experiment, how, should_stop, report)
+        ends = run_cells(run, experiment, how, should_stop, report)
     except Interrupted:
         return [End("stopped", "saved; run the same command to go on")] * len(run)
     except (CheckpointError, UserError, OSError) as error:
         return [End("refused", str(error))] * len(run)
-    return [_end(*pair, experiment) for pair in zip(run, statuses, strict=True)]
-
-
-def _end(cell: Cell, status: str, experiment: Path) -> End:
-    """What to show for a status that `run_cells` returned."""
-    if status == "running":
-        return End("elsewhere", "another process is running this cell")
-    reason = (RunDirectory(cell, experiment).read_manifest() or {}).get("reason")
-    return End(status, None if reason is None else str(reason))
+    elsewhere = End("elsewhere", "another process is running this cell")
+    return [elsewhere if status == "running" else End(status, reason) for status, reason in ends]
 
 
 def work(run: Run, experiment: Path, how: How, pipe: Connection) -> None:

@@ -186,8 +186,7 @@ def test_the_policys_rate_falls_over_its_own_updates(update: int, rate: float) -
     agent = make_small(DPMD)
     agent.counters.updates = update
     assert agent.policy_rate() == pytest.approx(rate)
-    batch = random_batch()
-    agent.update_policy(batch.obs, batch.action, torch.ones(1, 16))
+    agent.anneal()
     assert agent.actor_optimizer.param_groups[0]["lr"] == agent.policy_rate()
 
 

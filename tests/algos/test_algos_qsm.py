@@ -169,6 +169,7 @@ def test_exploration_adds_noise_to_a_sample_and_evaluation_does_not() -> None:
 def test_the_policys_rate_falls_by_a_cosine_and_is_used(updates: int, share: float) -> None:
     agent = make_small(QSM, decay_steps=2000, actor_learning_rate=2e-3)
     agent.counters.updates = updates
+    agent.anneal()
     before = agent.actor.net.layers[0].bias.detach().clone()
     agent.update_score(random_batch())
     # The first step of Adam moves every weight by its rate.

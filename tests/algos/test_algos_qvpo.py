@@ -193,15 +193,18 @@ def test_no_gradient_leaks_through_weights_or_sampled_actions() -> None:
 def test_entropy_weight_schedule(steps: int, omega: float) -> None:
     agent = make_small(QVPO)
     agent.counters.steps = steps
-    assert agent.omega(NO_OBS).tolist() == pytest.approx([omega])
+    agent.anneal()
+    assert agent.omega.tolist() == pytest.approx([omega])
     constant = make_small(QVPO, entropy_schedule="constant", entropy_weight=0.01)
     constant.counters.steps = steps
-    assert constant.omega(NO_OBS).tolist() == pytest.approx([0.01])
+    constant.anneal()
+    assert constant.omega.tolist() == pytest.approx([0.01])
 
 
 def test_a_small_entropy_weight_is_never_raised_to_the_floor() -> None:
     agent = make_small(QVPO, entropy_weight=0.001)
-    assert agent.omega(NO_OBS).tolist() == pytest.approx([0.001])
+    agent.anneal()
+    assert agent.omega.tolist() == pytest.approx([0.001])
 
 
 @pytest.mark.parametrize("target_samples", [1, 3])

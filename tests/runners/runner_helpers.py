@@ -14,7 +14,7 @@ import torch
 
 import algos
 from algos.agent import Agent
-from algos.blocks import Rows
+from algos.blocks import Ring, Rows
 from algos.config import AgentConfig
 from algos.offpolicy import Counters
 from runners import checkpoint, sweep, train
@@ -230,7 +230,7 @@ def _run(command, arguments, log, plan):
     os.dup2(descriptor, 2)
     setup_process()
     PROTOCOLS.update({rules.name: rules for rules in (TINY, CHAOS, CHAOS_PIXELS)})
-    Rows.SIZE = 16  # so that short runs have blocks too
+    Rows.SIZE, Ring.BYTES = 16, 1 << 10  # so that short runs have blocks too
     if plan is not None:
         _arm(*plan)
     main = {"train": train.main, "sweep": sweep.main}[command]

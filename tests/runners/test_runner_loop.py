@@ -312,10 +312,10 @@ def test_a_disk_that_fills_up_keeps_the_checkpoint(experiment, monkeypatch):
     interrupt(cell, experiment)
     with monkeypatch.context() as patch:
 
-        def full(arrays, path):
+        def full(*arguments):
             raise OSError(28, "No space left on device")
 
-        patch.setattr(checkpoint, "save_file", full)
+        patch.setattr(checkpoint, "_write_checkpoint", full)
         status, record = run(cell, experiment, how=How(checkpoint_seconds=0))
     assert status == "failed"
     assert "No space left on device" in record["reason"]
@@ -378,7 +378,7 @@ def test_a_stop_in_an_evaluation_repeats_it_whole(experiment):
     cell = cell_of("dreams")
     directory = interrupt(cell, experiment, 20 + 100)
     assert (directory.path / "evaluations.csv").read_bytes() == b""
-    assert checkpoint.load(directory.checkpoints)["step"] == 20
+    assert checkpoint.load(directory.checkpoints).state["step"] == 20
     assert run(cell, experiment)[1]["resumed"] == 1
     same_as_uninterrupted(cell, experiment)
 
@@ -450,7 +450,7 @@ def test_a_damaged_checkpoint_changes_nothing(experiment):
 
 def test_a_checkpoint_has_all_streams_and_the_simulator(experiment):
     cell = cell_of("sac", sets=["sac.hidden=8", "sac.batch_size=8"])
-    state = checkpoint.load(interrupt(cell, experiment).checkpoints)
+    state = checkpoint.load(interrupt(cell, experiment).checkpoints).state
     assert {"rng", "eval_rng", "replay", "actor", "critic_optimizer"} <= state["agent"].keys()
     (seed,) = state["replicas"]
     assert seed["env"]
