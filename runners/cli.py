@@ -7,10 +7,6 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from algos import UnknownAlgo
-from algos.config import OptionError
-from envs import NoRendering, UnknownTask
-
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -48,14 +44,28 @@ def fail(message: object) -> NoReturn:
 def run_main(main: Callable[[], int]) -> NoReturn:
     """Run a command line; a user's mistake becomes one line and exit code 2."""
     try:
-        sys.exit(main())
-    except (UserError, OptionError, UnknownAlgo, UnknownTask, NoRendering) as error:
+        code = main()
+    except UserError as error:
         fail(error)
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}" if error.filename else error)
     except KeyboardInterrupt:
         print("stopped; run the same command to go on", file=sys.stderr)
         sys.exit(EXIT_AGAIN)
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error, _mistakes()):
+            fail(error)
+        raise
+    sys.exit(code)
+
+
+def _mistakes() -> tuple[type[Exception], ...]:
+    """What packages below raise for a user's mistake; they bring torch, so only when needed."""
+    from algos import UnknownAlgo
+    from algos.config import OptionError
+    from envs import NoRendering, UnknownTask
+
+    return OptionError, UnknownAlgo, UnknownTask, NoRendering
 
 
 def positive(name: str, value: int) -> int:

@@ -157,6 +157,8 @@ class Loop:
             Interrupted: `should_stop` said so; the state is saved.
             LeaseLost: another process has taken the run over.
         """
+        for replica in self.active:
+            replica.track(self.how.track)
         saved = time.monotonic()
         try:
             while self.active:
@@ -202,7 +204,9 @@ class Loop:
         for replica in self.active:
             replica.directory.beat(self.step, replica.last_return)
         returns = tuple(replica.last_return for replica in self.replicas)
-        self.report(Progress(self.step, returns, self.notice or self.agent.notice))
+        off = [replica.notice for replica in self.replicas if replica.notice]
+        notice = self.notice or self.agent.notice or (off[0] if off else None)
+        self.report(Progress(self.step, returns, notice))
 
     def train_step(self) -> None:
         """One agent step of every seed: act, step the environment, store, learn, log."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -16,8 +17,10 @@ from algos.config import describe_options
 from algos.pixels import FRAME
 from envs.pixels import gl_problem
 from runners.cli import Parser, UserError
+from runners.process import How
 from runners.protocols import PROTOCOLS, Protocol
 from runners.rundir import Cell
+from runners.tracking import check_sinks
 
 FREE_BYTES = 200 << 20
 
@@ -39,6 +42,22 @@ def add_common(parser: Parser) -> None:
         choices=("disk", "memory"),
         help="where frames are read from once a checkpoint holds them; memory takes their size",
     )
+    parser.add_argument(
+        "--track",
+        default="",
+        metavar="SINKS",
+        help="send metrics there as well: comma list of tensorboard, wandb, trackio",
+    )
+
+
+def how_of(arguments: argparse.Namespace, device: str, step_timeout: float = math.inf) -> How:
+    """How the runs of a command line are done.
+
+    Raises:
+        UserError: a sink is unknown, or not installed.
+    """
+    on_disk, sinks = arguments.frames == "disk", check_sinks(arguments.track)
+    return How(device, arguments.checkpoint_seconds, on_disk, step_timeout, sinks)
 
 
 def check_common(arguments: argparse.Namespace) -> None:

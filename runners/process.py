@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import resource
 import sys
@@ -27,7 +28,7 @@ class How:
     device: str = "cpu"
     checkpoint_seconds: float = 60.0
     frames_on_disk: bool = True
-    step_timeout: float = 1800.0
+    step_timeout: float = math.inf
     track: tuple[str, ...] = ()
 
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from runners.rundir import Cell
+if TYPE_CHECKING:  # it brings torch, which `runners.status` does without
+    from runners.rundir import Cell
 
 REFRESH_SECONDS = 0.5
 PLAIN_SECONDS = 15.0
 RATE_SECONDS = 5.0
 MOST_ROWS = 24
+UNDER_WAY = ("waiting", "running", "elsewhere")
+WRAPPED = ("status", "reason")
 PLAIN_WIDTH = 240
 
 
@@ -52,8 +56,9 @@ class Row:
         return self.status not in ("waiting", "running")
 
     def begin(self) -> None:
-        """The cell's process was started."""
-        self.status = "running"
+        """The cell's process was started, perhaps once more."""
+        self.status, self.reason = "running", None
+        self._marks.clear()
 
     def update(self, step: int, last_return: float | None) -> None:
         """Take in a progress message."""
@@ -67,6 +72,8 @@ class Row:
     def end(self, status: str, reason: str | None) -> None:
         """The cell ended."""
         self.status, self.reason = status, reason
+        if len(self._marks) > 2:  # thousands of ended rows must not pile up memory
+            self._marks = deque((self._marks[0], self._marks[-1]))
 
     @property
     def rate(self) -> float | None:
@@ -119,11 +126,11 @@ class View:
         now = time.monotonic()
         if not final and now - self._shown < REFRESH_SECONDS:
             return
-        self._shown = now
         if self.live:
             self.live.update(self._table(), refresh=True)
         else:
             self._plain(now)
+        self._shown = time.monotonic()  # so that a slow terminal does not take all the time
 
     def _plain(self, now: float) -> None:
         """One line when a cell starts or ends, and now and then one per running cell."""
@@ -149,20 +156,31 @@ class View:
         )
 
     def _table(self) -> Table:
-        ended = sum(row.ended for row in self.rows.values())
-        table = Table(title=f"{self.title}: {ended}/{len(self.rows)} cells", title_justify="left")
-        for column in ("cell", "status", "progress", "steps/s", "last return", "ETA"):
-            left = column in ("cell", "status")
-            table.add_column(
-                column, justify="left" if left else "right", no_wrap=column != "status"
-            )
-        order = {"running": 0, "waiting": 2}
+        counts = Counter(row.status for row in self.rows.values())
+        ended = len(self.rows) - sum(counts[status] for status in UNDER_WAY)
+        table = make_table(
+            f"{self.title}: {ended}/{len(self.rows)} cells",
+            ("cell", "status"),
+            ("progress", "steps/s", "last return", "ETA"),
+        )
+        # What went wrong comes before what went well: a long table is cut.
+        order = {"running": 0, "done": 2, "waiting": 3}
         rows = sorted(self.rows.values(), key=lambda row: order.get(row.status, 1))
         for row in rows[:MOST_ROWS]:
             table.add_row(*_texts(row))
         if len(rows) > MOST_ROWS:
             table.add_row(f"... and {len(rows) - MOST_ROWS} more")
         return table
+
+
+def make_table(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
+    """An empty table with columns of names on the left and of numbers on the right."""
+    table = Table(title=title, title_justify="left")
+    for column in names:
+        table.add_column(column, no_wrap=column not in WRAPPED)
+    for column in numbers:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
 
 
 def _texts(row: Row) -> tuple[str, ...]:
@@ -172,10 +190,15 @@ def _texts(row: Row) -> tuple[str, ...]:
         row.cell.name,
         f"{row.status}: {row.reason}" if row.reason else row.status,
         f"{min(row.step, total):,}/{total:,}",
-        "-" if rate is None else f"{rate:,.0f}",
-        "-" if row.last_return is None else f"{row.last_return:,.1f}",
+        number(rate),
+        number(row.last_return, 1),
         "-" if eta is None or row.status != "running" else clock(eta),
     )
+
+
+def number(value: float | None, decimals: int = 0) -> str:
+    """A number with thousands marked, `-` for none."""
+    return "-" if value is None else f"{value:,.{decimals}f}"
 
 
 def clock(seconds: float) -> str:

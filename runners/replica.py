@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -14,6 +15,7 @@ import envs
 from algos.agent import Transition
 from runners.rundir import Cell, RunDirectory
 from runners.seeding import derive_seed
+from runners.tracking import Sinks, open_sinks
 
 Array = NDArray[Any]
 
@@ -84,6 +86,11 @@ class Episodes:
             )
         ]
 
+    def means(self) -> dict[str, float]:
+        """Means over the episodes; NaN where the task does not report success."""
+        parts = {"return": self.returns, "length": self.lengths, "success": self.success}
+        return {name: float(np.mean(values)) for name, values in parts.items()}
+
 
 class Replica:
     """One seed of a run.
@@ -106,6 +113,7 @@ class Replica:
         self.episode = {"return": 0.0, "length": 0}
         self.finished = {"return": float("nan"), "length": 0}
         self.last_return: float | None = None
+        self.sinks: Sinks | None = None
         # A seed that another run of its group has ended stays as it is.
         done = directory.status() == "done"
         self.end: tuple[str, str] | None = ("done", "") if done else None
@@ -115,6 +123,20 @@ class Replica:
         if self.end is None:
             self.directory.restore({})
         self.obs, _ = self.env.reset()
+
+    def track(self, names: Sequence[str]) -> None:
+        """Send what is logged from now on to sinks as well."""
+        if names:
+            self.sinks = open_sinks(names, self.cell, self.directory, self.cell.config)
+
+    @property
+    def notice(self) -> str | None:
+        """Why a sink was switched off, if one was."""
+        return self.sinks.notices[-1] if self.sinks is not None and self.sinks.notices else None
+
+    def _send(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+        if self.sinks is not None:
+            self.sinks.scalars(step, {f"{kind}/{name}": value for name, value in values.items()})
 
     def state(self) -> dict[str, Any]:
         """Everything of this seed that decides the rest of the run, and its files so far."""
@@ -176,6 +198,7 @@ class Replica:
         columns = ("env_step", "train_return", "train_length", *values)
         row = [step, self.finished["return"], self.finished["length"], *values.values()]
         self.directory.append("train", columns, [row])
+        self._send(step, "train", values)
 
     def episodes(self, step: int) -> Episodes:
         """Begin the evaluation episodes."""
@@ -190,11 +213,14 @@ class Replica:
         judged = envs.task(self.cell.task).reports_success
         columns = (*EVALUATION_COLUMNS, SUCCESS_COLUMN) if judged else EVALUATION_COLUMNS
         self.directory.append("evaluations", columns, [row[: len(columns)] for row in rows])
+        self._send(episodes.step_of_training, "eval", episodes.means())
 
     def close(self) -> None:
         """Close all environments."""
         for env in (self.env, *self.eval_envs):
             env.close()
+        if self.sinks is not None:
+            self.sinks.close()
 
 
 def _transition(

@@ -30,7 +30,7 @@ from runners.cli import (
     run_main,
 )
 from runners.grid import agent_for, make_cells, make_runs, parse_seeds, split, unsupported
-from runners.launchers.local import LocalLauncher
+from runners.launchers.choose import add_launcher, make_launcher
 from runners.options import (
     add_common,
     check_common,
@@ -38,9 +38,10 @@ from runners.options import (
     check_drawing,
     experiment_path,
     frame_bytes,
+    how_of,
     options_text,
 )
-from runners.process import How
+from runners.plan import write_plan
 from runners.progress import Row, View, clock, make_console
 from runners.protocols import protocol
 from runners.rundir import Cell, RunDirectory, open_experiment
@@ -57,7 +58,6 @@ def parser() -> Parser:
     )
     result.add_argument("--tasks", help="comma list of task ids; default: the protocol's")
     result.add_argument("--seeds", help="a count like 4, or a list like 0,3,7")
-    result.add_argument("--workers", type=int, help="processes at a time; default: one per core")
     result.add_argument(
         "--replicas",
         type=int,
@@ -76,6 +76,7 @@ def parser() -> Parser:
     result.add_argument("--dry-run", action="store_true", help="show the cells and their cost only")
     result.add_argument("--no-report", action="store_true", help="leave the report out at the end")
     add_common(result)
+    add_launcher(result)
     return result
 
 
@@ -107,15 +108,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         entries = [name for name in entries if takes_one_of(tasks, algos.load(name))]
     seeds = parse_seeds(arguments.seeds if arguments.seeds is not None else str(rules.seeds))
     cells = make_cells(entries, tasks, seeds, rules, arguments.set)
-    device = check_device(arguments.device)
+    local = arguments.launcher == "local"  # else the devices are those of other machines
+    device = check_device(arguments.device) if local else arguments.device
     asked = arguments.workers
-    workers = default_workers(device) if asked is None else positive("workers", asked)
+    default = default_workers(device) if local else len(cells)
+    workers = default if asked is None else positive("workers", asked)
     if arguments.replicas is not None:
         positive("replicas", arguments.replicas)
     if not arguments.step_timeout > 0:  # NaN as well
         raise UserError(f"--step-timeout {arguments.step_timeout:g}: must be above 0")
     check_common(arguments)
     check_drawing([cell for cell in cells if unsupported(cell) is None])
+    how = how_of(arguments, device, arguments.step_timeout)
     experiment = experiment_path(arguments, rules)
     console = make_console()
     if arguments.dry_run:
@@ -123,11 +127,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_disk(experiment)
     open_experiment(experiment, rules)
     waiting = unfinished(cells, experiment, console)
+    write_plan(cells, experiment)
     frames = [frame_bytes(cell) for cell in waiting if unsupported(cell) is None]
     check_disk(experiment, sum(sorted(frames, reverse=True)[:workers]))
-    on_disk = arguments.frames == "disk"
-    how = How(device, arguments.checkpoint_seconds, on_disk, arguments.step_timeout)
-    launcher = LocalLauncher(workers, how)
+    launcher = make_launcher(arguments, workers, how)
     with View(waiting, console, f"{experiment} ({rules.name})") as view:
         supported = [cell for cell in waiting if not refused(cell, experiment, device, view)]
         replicas = arguments.replicas or (1 if device == "cpu" else None)
@@ -136,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             view.rows.setdefault(cell.name, Row(cell))
         finished = launcher.run(runs, experiment, view) if runs else True
     if not finished:
-        console.print("stopped and saved; run the same command to go on")
+        console.print(launcher.stopped)
         return EXIT_AGAIN
     bad = [row for row in view.rows.values() if row.status != "done"]
     for row in bad:

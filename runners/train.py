@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from runners.process import How, setup_process
+from runners.process import setup_process
 
 setup_process()
 
@@ -28,6 +28,7 @@ from runners.options import (  # noqa: E402
     check_drawing,
     experiment_path,
     frame_bytes,
+    how_of,
     options_text,
 )
 from runners.progress import View, make_console  # noqa: E402
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_drawing([cell])
     experiment = experiment_path(arguments, rules)
     check_disk(experiment, frame_bytes(cell))
-    how = How(device, arguments.checkpoint_seconds, arguments.frames == "disk")
+    how = how_of(arguments, device)
     open_experiment(experiment, rules)
     console = make_console()
     with View([cell], console, cell.name) as view:

@@ -55,12 +55,22 @@ class Message:
 
 
 class StopFlag:
-    """True once this process was asked to end by SIGINT or SIGTERM, or lost its parent."""
+    """True once this process was asked to end by SIGINT or SIGTERM, or lost its parent.
+
+    As a context it gives the signals back at its end.
+    """
 
     def __init__(self) -> None:
         self.raised = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._raise)
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        self._before = {number: signal.signal(number, self._raise) for number in numbers}
+
+    def __enter__(self) -> StopFlag:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _raise(self, number: int, frame: FrameType | None) -> None:
         self.raised = True

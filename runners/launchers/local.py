@@ -20,20 +20,17 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from runners.lease import taken
+from runners.launchers.follow import Follower
 from runners.process import THREAD_ENVIRONMENT, How
 from runners.progress import Row, View
-from runners.rundir import Run, RunDirectory
+from runners.rundir import Run
 from runners.worker import Message, StopFlag, work
 
 TICK_SECONDS = 0.2
-LOOK_SECONDS = 2.0
-"""Between two looks at a run that another sweep has."""
 TRIES = 3
 """How often a run is begun whose worker hangs."""
-ENDED = ("done", "failed", "diverged")
 # The first optimiser of a process imports torch._dynamo, which takes about two seconds.
-PRELOAD = ["runners.worker", "runners.run", "torch._dynamo"]
+PRELOAD = ["runners.sweep", "runners.run", "torch._dynamo", "runners.launchers.warm"]
 
 
 @dataclass
@@ -46,6 +43,7 @@ class _Job:
     pipe: Connection
     heard: float = field(default_factory=time.monotonic)
     hangs: bool = False
+    told: bool = False  # how it ended: all that is left is to exit
 
 
 class LocalLauncher:
@@ -56,6 +54,8 @@ class LocalLauncher:
         how: device, checkpoints and the like, for every worker.
     """
 
+    stopped = "stopped and saved; run the same command to go on"
+
     def __init__(self, workers: int, how: How) -> None:
         self.workers, self.how = workers, how
         os.environ.update(THREAD_ENVIRONMENT)
@@ -65,62 +65,35 @@ class LocalLauncher:
     def run(self, runs: Sequence[Run], experiment: Path, view: View) -> bool:
         """Run all; returns False if it was asked to stop before the end."""
         self.experiment, self.view = experiment, view
-        self.waiting, self.elsewhere = deque(runs), list[Run]()
+        self.follower = Follower(runs, experiment, view)
+        self.waiting = deque(runs)
         self.jobs: list[_Job] = []
         self.hangs: dict[str, int] = {}
-        self.before = {run[0].name: self._ends(run) for run in runs}
-        stop, asked, looked = StopFlag(), False, time.monotonic()
-        while self.jobs or ((self.waiting or self.elsewhere) and not asked):
+        with StopFlag() as stop:
+            return self._work_off(stop)
+
+    def _work_off(self, stop: StopFlag) -> bool:
+        asked = False
+        while self.jobs or ((self.waiting or self.follower.elsewhere) and not asked):
             if not asked:
                 self._fill()
             wait([job.pipe for job in self.jobs], timeout=TICK_SECONDS)
             for job in list(self.jobs):
                 self._attend(job, asked)
-            if time.monotonic() - looked >= LOOK_SECONDS:
-                looked = time.monotonic()
-                self._look_elsewhere()
+            self.waiting.extend(self.follower.poll())
             if stop() and not asked:
                 asked = True
                 for job in self.jobs:
                     job.process.terminate()
-            view.refresh()
+            self.view.refresh()
         return not asked
 
     def _fill(self) -> None:
         """Start runs while there is room, but those that another sweep has or had."""
-        while self.waiting and len(self.jobs) < self.workers:
+        while self.waiting and sum(not job.told for job in self.jobs) < self.workers:
             run = self.waiting.popleft()
-            if not self._is_elsewhere(run):
+            if not self.follower.is_elsewhere(run):
                 self.jobs.append(self._start(run))
-
-    def _is_elsewhere(self, run: Run) -> bool:
-        """Whether another sweep has the run, or has ended it since this one began."""
-        ends = self._ends(run)
-        if ends is not None and ends != self.before[run[0].name]:
-            for cell in run:
-                record = RunDirectory(cell, self.experiment).read_manifest() or {}
-                self.view.row(cell).end(record["status"], record["reason"])
-            return True
-        if any(taken(RunDirectory(cell, self.experiment).checkpoints) for cell in run):
-            for cell in run:
-                self.view.row(cell).status = "elsewhere"
-            self.elsewhere.append(run)
-            return True
-        return False
-
-    def _look_elsewhere(self) -> None:
-        """Let go of what others have ended; take back what they have left."""
-        self.elsewhere, looked_at = [], self.elsewhere
-        for run in looked_at:
-            if not self._is_elsewhere(run):
-                self.waiting.append(run)
-
-    def _ends(self, run: Run) -> list[object] | None:
-        """When and how the cells of a run ended; None if one of them has not."""
-        records = [RunDirectory(cell, self.experiment).read_manifest() or {} for cell in run]
-        if not all(record.get("status") in ENDED for record in records):
-            return None
-        return [(record["status"], record.get("ended")) for record in records]
 
     def _start(self, run: Run) -> _Job:
         receiver, sender = self.context.Pipe(duplex=False)
@@ -149,11 +122,13 @@ class LocalLauncher:
                 message = job.pipe.recv()
                 assert isinstance(message, Message)
                 job.heard = time.monotonic()
+                if message.ends is not None:
+                    job.told = True
+                    self.follower.end(job.run, message)
+                    continue
                 for row, last_return in zip(job.rows, message.returns, strict=True):
                     row.update(message.step, last_return)
                     row.reason = message.notice
-                for row, end in zip(job.rows, message.ends or (), strict=False):
-                    row.end(end.status, end.reason)
         except EOFError:
             return
 
@@ -161,10 +136,7 @@ class LocalLauncher:
         """A worker that died without a word leaves a row with its exit code."""
         job.process.join()
         job.pipe.close()
-        if any(row.status == "elsewhere" for row in job.rows):  # it was too late for the claim
-            self.elsewhere.append(job.run)
-            return
-        if all(row.ended for row in job.rows):
+        if job.told:
             return
         if asked and job.process.exitcode == -signal.SIGTERM:
             for row in job.rows:
@@ -179,20 +151,8 @@ class LocalLauncher:
                 self.waiting.append(job.run)
                 return
         # It may have died after its last words, or another sweep was quick to take it over.
-        if self._is_elsewhere(job.run):
-            return
-        for row in job.rows:
-            self._bury(row, reason)
-
-    def _bury(self, row: Row, reason: str) -> None:
-        directory = RunDirectory(row.cell, self.experiment)
-        record = directory.read_manifest()
-        if record is not None and record["status"] != "running":
-            row.end(record["status"], record["reason"])  # of a group, this seed had ended
-            return
-        row.end("failed", reason)
-        if record is not None:
-            directory.write_manifest(record | {"status": "failed", "reason": reason})
+        if not self.follower.is_elsewhere(job.run):
+            self.follower.bury(job.run, reason)
 
 
 def _exit_text(code: int | None) -> str:

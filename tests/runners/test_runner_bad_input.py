@@ -29,7 +29,7 @@ def no_runs(monkeypatch):
 
     monkeypatch.setitem(PROTOCOLS, "tiny", TINY)
     monkeypatch.setattr("runners.train.View", never)
-    monkeypatch.setattr("runners.sweep.LocalLauncher", never)
+    monkeypatch.setattr("runners.launchers.local.LocalLauncher", never)
     monkeypatch.setattr("runners.sweep.dry_run", never)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield

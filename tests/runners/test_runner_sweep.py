@@ -27,6 +27,7 @@ from runners.loop import Interrupted
 from runners.protocols import PROTOCOLS
 from runners.run import run_cell
 from runners.rundir import RunDirectory, open_experiment
+from runners.worker import StopFlag
 
 
 @pytest.fixture(autouse=True)
@@ -207,7 +208,7 @@ def sleep(cell, experiment, how, pipe):
 
 def test_a_stop_before_a_worker_has_begun_is_no_failure(experiment, monkeypatch, capfd):
     monkeypatch.setattr(local, "work", sleep)
-    monkeypatch.setattr(local, "StopFlag", lambda: lambda: True)
+    monkeypatch.setattr(StopFlag, "__call__", lambda flag: True)
     assert run("still", experiment) == 75
     out = capfd.readouterr().out
     assert "still seed 0: stopped" in out

@@ -1,0 +1,167 @@
+"""What the cells of an experiment do, from another terminal: `python -m runners.status quick`.
+
+Reads files only, so it can be asked at any time and from any machine that sees the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+from rich.console import Console, Group
+from rich.live import Live
+
+from runners.cli import EXIT_OK, Parser, UserError, run_main
+from runners.progress import MOST_ROWS, clock, make_console, make_table, number
+from runners.survey import STATUSES, Seen, Survey, survey
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table for a terminal that is lines of text elsewhere.
+
+    Attributes:
+        title: what it shows.
+        names: heads of the columns with text.
+        numbers: heads of the columns with numbers, which follow.
+        rows: the texts of each row.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    numbers: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+    def table(self, most: int) -> Group:
+        """A table of at most so many rows, which says how many more there are."""
+        result = make_table(self.title, self.names, self.numbers)
+        for row in self.rows[:most]:
+            result.add_row(*row)
+        if len(self.rows) > most:
+            result.add_row(f"... and {len(self.rows) - most} more")
+        return Group("", result)
+
+    def lines(self) -> list[str]:
+        """Every row, in columns."""
+        grid = [(*self.names, *self.numbers), *self.rows]
+        widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
+        texts = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in grid)
+        return ["", self.title, *(f"  {text}" for text in texts)]
+
+
+def summary(seen: Survey) -> list[str]:
+    """How many cells are how far, when it ends, and what it takes."""
+    counts = Counter(cell.status for cell in seen.cells)
+    told = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+    lines = [f"{seen.path} ({seen.protocol}), {len(seen.cells)} cells: {told or 'none'}"]
+    if seen.total_eta is not None:
+        lines.append(f"all done in about {clock(seen.total_eta)}, if so many run at a time")
+    disk = f"{_megabytes(seen.disk.total)}, {_megabytes(seen.disk.checkpoints)} of it checkpoints"
+    return [*lines, f"on disk: {disk}"]
+
+
+def sections(seen: Survey) -> list[Section]:
+    """What runs, what went wrong, results so far, notices; none that would be empty."""
+    running = [_running_row(seen, cell) for cell in seen.having("running")]
+    bad = seen.having("failed", "diverged", "unreadable", "interrupted", "unsupported")
+    reasons = [(cell.name, cell.status, cell.reason or _hint(cell)) for cell in bad]
+    methods = [_method_row(*key, cells) for key, cells in seen.methods.items()]
+    notices = [(cell.name, notice) for cell in seen.cells for notice in cell.notices]
+    numbers = ("progress", "steps/s", "last return", "ETA", "seen")
+    found = [
+        Section("running", ("cell", "where"), numbers, running),
+        Section("failed, interrupted or unsupported", ("cell", "status", "reason"), (), reasons),
+        Section("methods", ("task", "method"), ("done", "running", "last return"), methods),
+        Section("notices", ("cell", "reason"), (), notices),
+    ]
+    return [section for section in found if section.rows]
+
+
+def _running_row(seen: Survey, cell: Seen) -> tuple[str, ...]:
+    assert cell.holder is not None, "a cell runs where a process has it"
+    eta = seen.eta(cell)
+    return (
+        cell.name,
+        f"{cell.holder.host} {cell.holder.pid}",
+        f"{min(cell.step, seen.steps):,}/{seen.steps:,}",
+        number(cell.rate, 1),
+        number(cell.last_return, 1),
+        "-" if eta is None else clock(eta),
+        f"{clock(cell.holder.age)} ago",
+    )
+
+
+def _hint(cell: Seen) -> str:
+    return "no process has it; run the sweep again" if cell.status == "interrupted" else ""
+
+
+def _method_row(task: str, label: str, cells: Sequence[Seen]) -> tuple[str, ...]:
+    counts = Counter(cell.status for cell in cells)
+    returns = [cell.last_return for cell in cells if cell.last_return is not None]
+    return (
+        task,
+        label,
+        f"{counts['done']}/{len(cells)}",
+        str(counts["running"]),
+        number(mean(returns) if returns else None, 1),
+    )
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"
+
+
+def show(seen: Survey, console: Console) -> None:
+    """Print once: tables in a terminal, lines elsewhere."""
+    if console.is_terminal:
+        console.print(_screen(seen, sys.maxsize))
+        return
+    lines = summary(seen) + [line for section in sections(seen) for line in section.lines()]
+    console.print("\n".join(lines), soft_wrap=True)
+
+
+def _screen(seen: Survey, most: int) -> Group:
+    return Group(*summary(seen), *(section.table(most) for section in sections(seen)))
+
+
+def watch(path: Path, seconds: float, console: Console) -> None:
+    """Show again and again until Ctrl-C."""
+    if not console.is_terminal:
+        while True:
+            show(survey(path), console)
+            console.print()
+            time.sleep(seconds)
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            live.update(_screen(survey(path), MOST_ROWS), refresh=True)
+            time.sleep(seconds)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parser = Parser("runners.status", str(__doc__))
+    parser.add_argument("experiment", help="NAME (a folder of results/) or a PATH")
+    parser.add_argument("--watch", type=float, metavar="SECONDS", help="look again so often")
+    arguments = parser.parse_args(argv)
+    text, seconds = arguments.experiment, arguments.watch
+    path = Path(text) if os.sep in text else Path("results") / text
+    if seconds is not None and not 0 < seconds < float("inf"):
+        raise UserError(f"--watch {seconds:g}: must be more than 0 seconds")
+    console = make_console()
+    if seconds is None:
+        show(survey(path), console)
+        return EXIT_OK
+    with contextlib.suppress(KeyboardInterrupt):
+        watch(path, seconds, console)
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    run_main(lambda: main(sys.argv[1:]))
