@@ -45,7 +45,10 @@ def train_arguments(algo, task, experiment, seconds=0.1):
 def moments(algo, task, count):
     """Seeded kills: in training, in the middle of an evaluation, while saving."""
     chance = random.Random(f"{algo} {task}")
-    within = max(1, int(0.9 * envs.task(task).max_episode_steps))  # of the first evaluation
+    facts = envs.task(task)
+    # Steps of the first evaluation, whose episodes may end early.
+    within = max(1, int(0.9 * facts.max_episode_steps))
+    within = min(within, 5) if facts.terminates else within
     places = ["train", "evaluation", "save"]
     chance.shuffle(places)
     for i in range(count):

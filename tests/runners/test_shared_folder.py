@@ -45,6 +45,8 @@ class Marks(sac.SAC):
         if self.observed == 1:
             with (HERE / "marks").open("a") as file:
                 file.write(f"{os.getppid()} {self.seeds[0]}\\n")
+        if self.observed == 45:
+            time.sleep(0.2)  # a checkpoint is due then
         while self.observed == 50 and self.sweeps() < int((HERE / "sweeps").read_text()):
             time.sleep(0.05)
 
