@@ -15,30 +15,15 @@ from runner_helpers import (
     Still,
     cell_of,
     files_of,
-    load_fake,
-    work_with_fakes,
 )
 
-import algos
 from runners import checkpoint, sweep
-from runners.launchers import local
 from runners.loop import Interrupted, Loop
 from runners.process import How
-from runners.protocols import PROTOCOLS
 from runners.run import run_cell
 from runners.rundir import RunDirectory
 
-
-@pytest.fixture(autouse=True)
-def fakes(monkeypatch):
-    monkeypatch.setattr(algos, "load", load_fake)
-    monkeypatch.setattr(algos, "list_algos", lambda: sorted(FAKES))
-    monkeypatch.setattr(local, "work", work_with_fakes)
-    monkeypatch.setitem(PROTOCOLS, "tiny", TINY)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("sweeps_of_fakes")
 
 
 def run_sweep(names, experiment, *more):

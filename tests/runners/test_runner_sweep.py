@@ -24,22 +24,11 @@ from runners.checkpoint import save
 from runners.launchers import local
 from runners.launchers.local import LocalLauncher
 from runners.loop import Interrupted
-from runners.protocols import PROTOCOLS
 from runners.run import run_cell
 from runners.rundir import RunDirectory, open_experiment
 from runners.worker import StopFlag
 
-
-@pytest.fixture(autouse=True)
-def fakes(monkeypatch):
-    monkeypatch.setattr(algos, "load", load_fake)
-    monkeypatch.setattr(algos, "list_algos", lambda: sorted(FAKES))
-    monkeypatch.setattr(local, "work", work_with_fakes)
-    monkeypatch.setitem(PROTOCOLS, "tiny", TINY)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("sweeps_of_fakes")
 
 
 @pytest.fixture
