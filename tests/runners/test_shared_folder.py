@@ -17,7 +17,7 @@ from runners.run import run_cell
 from runners.rundir import RunDirectory, open_experiment
 
 ROOT = Path(__file__).parents[2]
-CELLS = 6
+CELLS = 4
 
 # An algorithm file of a user: SAC that tells who begins which cell, and at its 50th step
 # waits until as many sweeps as the file `sweeps` says have begun one.
