@@ -22,7 +22,7 @@ from torch import Tensor
 
 import algos
 import envs
-from algos.agent import Agent, Spaces
+from algos.agent import Agent, Spaces, Transition
 from algos.config import build_config
 from runners import checkpoint
 from runners.grid import agent_for
@@ -232,7 +232,7 @@ class Loop:
         self.seconds["env"] += stepped - acted + reset - learned
         self.seconds["update"] += learned - stepped
 
-    def _step(self, replica: Replica, action: Array) -> Any:
+    def _step(self, replica: Replica, action: Array) -> Transition:
         if replica.end is None:
             with self._alone(replica):
                 return replica.step(action, self.step)

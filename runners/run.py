@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -132,7 +133,8 @@ class _Session:
             if replica.end[0] == "done":
                 continue
             if len(self.run) > 1:  # the group's checkpoints go on without it
-                keep(self.loop.checkpoints, replica.directory.path / LAST_GOOD)
+                with contextlib.suppress(OSError):  # nor may a full disk end the others
+                    keep(self.loop.checkpoints, replica.directory.path / LAST_GOOD)
             record.give_up(*replica.end)
 
     def _complete(self) -> None:
@@ -154,13 +156,16 @@ class _Session:
 
 
 def keep(checkpoints: Path, target: Path) -> None:
-    """Copy all checkpoints by links, which cost nothing and outlive the originals."""
+    """Copy all checkpoints, by links where the file system has them: they cost nothing."""
     shutil.rmtree(target, ignore_errors=True)
     for source in checkpoints.glob("*/**/*"):
         if source.is_file() and source.relative_to(checkpoints).parts[0] != "partial":
             copy = target / source.relative_to(checkpoints)
             copy.parent.mkdir(parents=True, exist_ok=True)
-            os.link(source, copy)
+            try:
+                os.link(source, copy)
+            except OSError:
+                shutil.copy2(source, copy)
 
 
 def run_cells(

@@ -84,7 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             row.reason = progress.notice
             view.refresh()
 
-        (end,) = run_here((cell,), experiment, how, StopFlag(), report)
+        with StopFlag() as stop:
+            (end,) = run_here((cell,), experiment, how, stop, report)
         if end.status == "refused":
             raise UserError(str(end.reason))
         row.end(end.status, end.reason)

@@ -70,14 +70,15 @@ class RayLauncher:
         try:
             self._ask_nodes(Origin.here(runs))
             self._submit([run for run in runs if not self.follower.is_elsewhere(run)])
-            return self._attend(view)
+            with StopFlag() as stop:  # after the connection, which sets handlers of its own
+                return self._attend(view, stop)
         finally:
             ray.shutdown()
 
-    def _attend(self, view: View) -> bool:
+    def _attend(self, view: View, stop: StopFlag) -> bool:
         import ray
 
-        stop, asked = StopFlag(), False  # after the connection, which sets handlers of its own
+        asked = False
         while self.tasks or (self.follower.elsewhere and not asked):
             self._collect(asked)
             freed = self.follower.poll()

@@ -105,7 +105,12 @@ class SlurmLauncher:
         Raises:
             UserError: Slurm refuses the jobs.
         """
-        stop = StopFlag()
+        with StopFlag() as stop:  # from before the first job, lest its number is lost
+            return self._submit_and_watch(runs, experiment, view, stop)
+
+    def _submit_and_watch(
+        self, runs: Sequence[Run], experiment: Path, view: View, stop: StopFlag
+    ) -> bool:
         self.follower = Follower(runs, experiment.absolute(), view)
         self.folder = self.follower.experiment / FOLDER
         self.executor = self._executor()
