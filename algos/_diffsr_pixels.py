@@ -179,7 +179,7 @@ class PixelPsi(nn.Module):
         self, rng: ReplicaRng, state_dim: int, action_dim: int, c: PixelDiffSRConfig
     ) -> None:
         super().__init__()
-        dtype = compute_dtype(c.precision)
+        dtype = compute_dtype(c.precision, rng.device)
         # With no bias at the start LayerNorm would hide how large an action is.
         self.state = Trunk(rng, state_dim, c.trunk_dim, dtype, uniform_init)
         self.action = Trunk(rng, action_dim, c.trunk_dim, dtype, uniform_init)
@@ -211,7 +211,7 @@ class PixelZeta(nn.Module):
 
     def __init__(self, rng: ReplicaRng, c: PixelDiffSRConfig) -> None:
         super().__init__()
-        self.dtype = compute_dtype(c.precision)
+        self.dtype = compute_dtype(c.precision, rng.device)
         half = c.latent_dim // 4  # the embedding has half the latent's size (code)
         table = sinusoids(c.noise_levels, 2 * half).to(rng.device)
         self.register_buffer("sinusoid", table, persistent=False)
@@ -307,7 +307,7 @@ class PixelDiffSR(DrQAgent):
     def build(self) -> None:
         """See `OffPolicyAgent.build`."""
         c, rng, shape = self.config, self.rng, self.spaces.obs_shape
-        dtype = compute_dtype(c.precision)
+        dtype = self.dtype
         self.stack = shape[0] // FRAME
         state_dim, action_dim = self.stack * c.latent_dim, self.spaces.action_dim
         self.vae = FrameVAE(rng, shape[1:], c.latent_dim, dtype)

@@ -46,7 +46,7 @@ from torch import Tensor, nn
 from algos._drq import DrQActor, DrQAgent, DrQConfig
 from algos.config import option
 from algos.lvrep import GaussianLatent, LatentCritic
-from algos.networks import MLP, StackedLinear, compute_dtype
+from algos.networks import MLP, StackedLinear
 from algos.optim import adam, bellman_target, clone_frozen, per_replica_mean, polyak_, step
 from algos.pixels import FRAME, ConvDecoder, ConvEncoder, normalise, random_shift
 from algos.replay import Batch
@@ -153,13 +153,12 @@ class MuLVRep(DrQAgent):
 
     def make_vision(self) -> ConvEncoder:
         """The convolutions alone, as in DrQ-v2."""
-        dtype = compute_dtype(self.config.precision)
-        return ConvEncoder(self.rng, self.spaces.obs_shape, dtype)
+        return ConvEncoder(self.rng, self.spaces.obs_shape, self.dtype)
 
     def build(self) -> None:
         """See `OffPolicyAgent.build`."""
         c, rng, shape = self.config, self.rng, self.spaces.obs_shape
-        action_dim, dtype = self.spaces.action_dim, compute_dtype(c.precision)
+        action_dim, dtype = self.spaces.action_dim, self.dtype
         read = self.obs_dim + action_dim
         self.latent = GaussianLatent(c.feature_dim)
         self.frame_encoder = ConvEncoder(rng, (FRAME, *shape[1:]), dtype)

@@ -38,7 +38,6 @@ from algos._episodes import EpisodeMemory, Normaliser, end_rows
 from algos.agent import Spaces
 from algos.blocks import Rows
 from algos.config import option
-from algos.networks import compute_dtype
 from algos.optim import adam, step
 from algos.pixels import FRAME, FrameVAE, sample_normal, split_frames
 from algos.polygrad import PolyGRAD, PolyGRADConfig
@@ -243,7 +242,7 @@ class PixelPolyGRAD(PolyGRAD):
     def make_memory(self) -> FrameEpisodes:
         """The VAE, and episodes of frames that it encodes."""
         c, size = self.config, self.spaces.obs_shape[1:]
-        self.vae = FrameVAE(self.rng, size, c.latent_dim, compute_dtype(c.precision))
+        self.vae = FrameVAE(self.rng, size, c.latent_dim, self.dtype)
         self.vae_optimizer = adam(self.vae.parameters(), c.vae_learning_rate)
         return FrameEpisodes(self.spaces, c, self.device, self.encode)
 

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from algos.config import option
-from algos.networks import MLP, SampleMLP, compute_dtype
+from algos.networks import MLP, SampleMLP
 from algos.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.optim import adam, bellman_target, clone_frozen, per_replica_mean, polyak_, step
 from algos.replay import Batch
@@ -70,7 +70,7 @@ class TemplateAgent(OffPolicyAgent):
     def build(self) -> None:
         """Make networks and optimisers (see `OffPolicyAgent.build`)."""
         c, obs_dim, action_dim = self.config, self.obs_dim, self.spaces.action_dim
-        dtype, hidden = compute_dtype(c.precision), [c.hidden, c.hidden]
+        dtype, hidden = self.dtype, [c.hidden, c.hidden]
         # Initial weights come from `self.rng`, never from `nn.Linear`, which draws from
         # torch's global generator: a seed must give the same run alone and in a group.
         self.actor = MLP(self.rng, 1, [obs_dim, *hidden, action_dim], dtype=dtype)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from algos.config import AgentConfig
+from algos.networks import arithmetic, compute_dtype
 from algos.rng import ReplicaRng
 
 Array = NDArray[Any]
@@ -91,6 +92,10 @@ class Agent(ABC):
     rule_exceptions: ClassVar[Mapping[str, str]] = {}
     """Rules of `runners.check` that cannot hold for it, each with the reason."""
 
+    arithmetic: str
+    """What the large matrix products are done in: `precision`, or what this machine has for it."""
+    dtype: torch.dtype
+    """Data type of the large matrix products."""
     notice: str | None = None
     """What a person should know of this agent's work, in one line; the runner shows it."""
 
@@ -114,6 +119,8 @@ class Agent(ABC):
         self.config = config
         self.device = torch.device(device)
         self.replicas = len(seeds)
+        self.arithmetic = arithmetic(config.precision, self.device)
+        self.dtype = compute_dtype(config.precision, self.device)
         self.rng = ReplicaRng(seeds, self.device)
         # Evaluation draws from streams of its own, so that how often one
         # evaluates never changes what is learned.

@@ -53,7 +53,8 @@ class AgentConfig:
     batch_size: int = option(256, "transitions in one update", low=1)
     precision: str = option(
         "bfloat16",
-        "arithmetic of the large matrix products; weights and losses stay float32",
+        "arithmetic of the large matrix products where the machine has it, else float32; "
+        "weights and losses stay float32",
         choices=("float32", "tf32", "bfloat16"),
     )
 

@@ -47,7 +47,6 @@ from algos.networks import (
     GaussianActor,
     StackedLinear,
     Temperature,
-    compute_dtype,
     epsilon_greedy,
     orthogonal_init,
     repeat_replicas,
@@ -182,7 +181,7 @@ class DiffSR(OffPolicyAgent):
     def build(self) -> None:
         """See `OffPolicyAgent.build`."""
         c, rng, obs_dim, action_dim = self.config, self.rng, self.obs_dim, self.spaces.action_dim
-        dtype = compute_dtype(c.precision)
+        dtype = self.dtype
         psi_sizes = [obs_dim + action_dim, c.psi_hidden, c.feature_dim]
         self.psi = MLP(rng, 1, psi_sizes, "elu", dtype, out_dtype=dtype)
         self.zeta = Zeta(rng, obs_dim, c.zeta_hidden, c.feature_dim, dtype)

@@ -39,7 +39,7 @@ from algos.config import option
 from algos.denoiser import Denoiser
 from algos.diffusion import SCHEDULES, Diffusion
 from algos.frames import FrameReplay
-from algos.networks import TwinCritic, compute_dtype, scaled_normal_init
+from algos.networks import TwinCritic, scaled_normal_init
 from algos.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.optim import (
     adam,
@@ -162,7 +162,7 @@ class DIPO(OffPolicyAgent):
     def build(self) -> None:
         """See `OffPolicyAgent.build`."""
         c, obs_dim, action_dim = self.config, self.obs_dim, self.spaces.action_dim
-        dtype = compute_dtype(c.precision)
+        dtype = self.dtype
         steps, hidden = c.diffusion_steps, [c.hidden] * 3
         self.memory = ActionMemory(self.replay, self.replicas, action_dim, self.device)
         self.diffusion = Diffusion(SCHEDULES[c.noise_schedule](steps), self.device)

@@ -45,7 +45,7 @@ from torch import Tensor, nn
 from algos.config import option
 from algos.denoiser import Denoiser, best_of
 from algos.diffusion import Diffusion, linear_betas
-from algos.networks import Temperature, TwinCritic, compute_dtype, scaled_normal_init
+from algos.networks import Temperature, TwinCritic, scaled_normal_init
 from algos.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.optim import (
     adam,
@@ -135,7 +135,7 @@ class DPMD(OffPolicyAgent):
     def build(self) -> None:
         """See `OffPolicyAgent.build`."""
         c, obs_dim, action_dim = self.config, self.obs_dim, self.spaces.action_dim
-        dtype, steps = compute_dtype(c.precision), c.diffusion_steps
+        dtype, steps = self.dtype, c.diffusion_steps
         betas = c.beta_scale * linear_betas(steps, 1e-4, 0.999)
         self.diffusion = Diffusion(betas, self.device)
         self.actor = Denoiser(self.rng, obs_dim, action_dim, c.hidden, steps, dtype)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from algos._drq import DrQActor, DrQAgent, DrQConfig
-from algos.networks import TwinCritic, compute_dtype, orthogonal_init
+from algos.networks import TwinCritic, orthogonal_init
 from algos.optim import (
     adam,
     bellman_target,
@@ -98,13 +98,12 @@ class DrQv2(DrQAgent):
 
     def make_vision(self) -> ConvEncoder:
         """The convolutions alone: actor and critic have trunks of their own."""
-        dtype = compute_dtype(self.config.precision)
-        return ConvEncoder(self.rng, self.spaces.obs_shape, dtype)
+        return ConvEncoder(self.rng, self.spaces.obs_shape, self.dtype)
 
     def build(self) -> None:
         """See `OffPolicyAgent.build`."""
         c, action_dim = self.config, self.spaces.action_dim
-        sizes = (self.obs_dim, action_dim, c.trunk_dim, c.hidden, compute_dtype(c.precision))
+        sizes = (self.obs_dim, action_dim, c.trunk_dim, c.hidden, self.dtype)
         self.actor = DrQActor(self.rng, *sizes)
         self.critic = TrunkCritic(self.rng, *sizes)
         self.target = clone_frozen(self.critic)

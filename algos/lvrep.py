@@ -51,7 +51,6 @@ from algos.networks import (
     GaussianActor,
     StackedLinear,
     Temperature,
-    compute_dtype,
     epsilon_greedy,
     orthogonal_init,
 )
@@ -340,7 +339,7 @@ class LVRep(OffPolicyAgent):
     def build(self) -> None:
         """See `OffPolicyAgent.build`."""
         c, rng, obs_dim, action_dim = self.config, self.rng, self.obs_dim, self.spaces.action_dim
-        dtype = compute_dtype(c.precision)
+        dtype = self.dtype
         discrete, width = c.latent == "discrete", c.feature_hidden
         self.latent = (
             DiscreteLatent(c.categories, c.classes) if discrete else GaussianLatent(c.feature_dim)

@@ -14,7 +14,6 @@ from algos.agent import Agent, Spaces, Transition
 from algos.capture import CapturedUpdate
 from algos.config import AgentConfig, option
 from algos.frames import FrameReplay
-from algos.networks import compute_dtype
 from algos.pixels import Vision, random_shift
 from algos.replay import Batch, Replay
 from algos.rng import ReplicaRng
@@ -75,7 +74,7 @@ class OffPolicyAgent(Agent):
 
     def make_vision(self) -> Any:
         """The eyes of an agent for pixels: a module with a `dim`; None if it has other ways."""
-        return Vision(self.rng, self.spaces.obs_shape, compute_dtype(self.config.precision))
+        return Vision(self.rng, self.spaces.obs_shape, self.dtype)
 
     def make_replay(self) -> Any:
         """The memory for this kind of observation."""

@@ -69,7 +69,6 @@ from algos._imagine import (
 from algos.agent import Agent, Array, Spaces, Transition
 from algos.config import AgentConfig, option
 from algos.diffusion import Diffusion
-from algos.networks import compute_dtype
 from algos.offpolicy import Counters
 from algos.optim import adam, clip_grad_norm_, clone_frozen, per_replica_mean, polyak_, step
 from algos.rng import ReplicaRng
@@ -299,7 +298,7 @@ class PolyGRAD(Agent):
             c.denoiser_hidden,
             c.denoiser_layers,
             c.embed_dim,
-            compute_dtype(c.precision),
+            self.dtype,
         )
         self.averaged = clone_frozen(self.denoiser)
         self.imagination = Imagination(self.diffusion, c, action_dim)

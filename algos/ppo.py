@@ -47,7 +47,7 @@ from torch import Tensor, nn
 
 from algos.agent import Agent, Array, Spaces, Transition
 from algos.config import AgentConfig, OptionError, option
-from algos.networks import MLP, compute_dtype, orthogonal_init
+from algos.networks import MLP, orthogonal_init
 from algos.offpolicy import Counters
 from algos.optim import adam, per_replica_mean, step
 from algos.rng import ReplicaRng
@@ -65,7 +65,8 @@ class PPOConfig(AgentConfig):
     )
     precision: str = option(
         "float32",
-        "arithmetic of the hidden layers; rounding to bfloat16 moves ratios by some percent",
+        "arithmetic of the hidden layers where the machine has it; rounding to bfloat16 moves "
+        "ratios by some percent",
         choices=("float32", "tf32", "bfloat16"),
     )
     rollout_steps: int = option(2048, "environment steps between two learnings (code)", low=2)
@@ -168,7 +169,7 @@ class PPO(Agent):
         super().__init__(spaces, config, seeds, device)
         self.obs_dim = math.prod(spaces.obs_shape)
         c, obs_dim, action_dim = self.config, self.obs_dim, spaces.action_dim
-        dtype, two = compute_dtype(c.precision), [c.hidden] * 2
+        dtype, two = self.dtype, [c.hidden] * 2
         layers = DEEP if c.deep_policy else two
         self.actor = GaussianPolicy(self.rng, [obs_dim, *layers, action_dim], dtype)
         self.critic = MLP(self.rng, 1, [obs_dim, *two, 1], "tanh", dtype, orthogonal_init)

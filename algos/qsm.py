@@ -43,7 +43,7 @@ from torch import Tensor, nn
 
 from algos.config import option
 from algos.diffusion import SCHEDULES, Diffusion
-from algos.networks import MLP, TwinCritic, compute_dtype
+from algos.networks import MLP, TwinCritic
 from algos.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.optim import (
     adam,
@@ -136,7 +136,7 @@ class QSM(OffPolicyAgent):
     def build(self) -> None:
         """See `OffPolicyAgent.build`."""
         c, obs_dim, action_dim = self.config, self.obs_dim, self.spaces.action_dim
-        dtype, hidden = compute_dtype(c.precision), [c.hidden, c.hidden]
+        dtype, hidden = self.dtype, [c.hidden, c.hidden]
         betas = SCHEDULES[c.noise_schedule](c.diffusion_steps)
         self.betas = betas.tolist()
         self.diffusion = Diffusion(betas, self.device)

@@ -40,7 +40,7 @@ from torch import Tensor
 from algos.config import option
 from algos.denoiser import Denoiser, best_action, best_of
 from algos.diffusion import SCHEDULES, Diffusion
-from algos.networks import TwinCritic, compute_dtype, scaled_normal_init
+from algos.networks import TwinCritic, scaled_normal_init
 from algos.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.optim import (
     adam,
@@ -122,7 +122,7 @@ class QVPO(OffPolicyAgent):
     def build(self) -> None:
         """See `OffPolicyAgent.build`."""
         c, obs_dim, action_dim = self.config, self.obs_dim, self.spaces.action_dim
-        dtype = compute_dtype(c.precision)
+        dtype = self.dtype
         steps, hidden = c.diffusion_steps, [c.hidden] * 3
         self.diffusion = Diffusion(SCHEDULES[c.noise_schedule](steps), self.device)
         # Weight of a uniform action, `[R]`: it follows from the steps, see `anneal`.

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from algos.config import option
-from algos.networks import GaussianActor, Temperature, TwinCritic, compute_dtype
+from algos.networks import GaussianActor, Temperature, TwinCritic
 from algos.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.optim import (
     adam,
@@ -69,7 +69,7 @@ class SAC(OffPolicyAgent):
     def build(self) -> None:
         """See `OffPolicyAgent.build`."""
         config, obs_dim, action_dim = self.config, self.obs_dim, self.spaces.action_dim
-        dtype = compute_dtype(config.precision)
+        dtype = self.dtype
         hidden = [config.hidden, config.hidden]
         self.actor = GaussianActor(self.rng, obs_dim, action_dim, hidden, dtype=dtype)
         self.critic = TwinCritic(self.rng, obs_dim, action_dim, hidden, dtype=dtype)

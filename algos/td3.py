@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from algos.config import option
-from algos.networks import MLP, TwinCritic, compute_dtype
+from algos.networks import MLP, TwinCritic
 from algos.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.optim import (
     adam,
@@ -92,7 +92,7 @@ class TD3(OffPolicyAgent):
     def build(self) -> None:
         """See `OffPolicyAgent.build`."""
         c, obs_dim, action_dim = self.config, self.obs_dim, self.spaces.action_dim
-        dtype, hidden = compute_dtype(c.precision), [c.hidden, c.second_hidden or c.hidden]
+        dtype, hidden = self.dtype, [c.hidden, c.second_hidden or c.hidden]
         self.actor = MLP(self.rng, 1, [obs_dim, *hidden, action_dim], dtype=dtype)
         self.critic = TwinCritic(self.rng, obs_dim, action_dim, hidden, dtype=dtype)
         self.actor_target = clone_frozen(self.actor)

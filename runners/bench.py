@@ -36,7 +36,7 @@ import algos
 import envs
 from algos.agent import Agent, Spaces
 from algos.config import build_config
-from algos.networks import PRECISIONS
+from algos.networks import PRECISIONS, arithmetic
 from algos.offpolicy import OffPolicyAgent
 from runners import manifest
 from runners.checkpoint import write_atomic
@@ -186,11 +186,13 @@ def product_rate(dtype: torch.dtype, device: torch.device, sizes: Sequence[int])
 
 
 def rates(device: torch.device) -> dict[str, float]:
-    """Rate of every precision that an agent can have, in GFLOP/s."""
+    """Rate of every precision that an agent can have on this device, in GFLOP/s."""
     sizes = (512, 1024, 2048) if device.type == "cpu" else (4096, 8192)
     before = torch.backends.cuda.matmul.allow_tf32
     measured = {}
     for name, dtype in PRECISIONS.items():
+        if arithmetic(name, device) != name:
+            continue
         torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
         measured[name] = product_rate(dtype, device, sizes)
     torch.backends.cuda.matmul.allow_tf32 = before
@@ -277,7 +279,7 @@ def measure(
     seconds["update"] = [sample / period for sample in seconds["update"]]
     ms = {f"{name}_ms": 1e3 * median(samples) for name, samples in seconds.items()}
     units = {f"{name}_u": paired(seconds[name], seconds["u"]) for name in ("update", "act")}
-    precision = agent.config.precision
+    precision = agent.arithmetic
     # Best against best: a neighbour's load would otherwise slow only one of the two.
     fraction = gflop / min(seconds["update"]) / rate[precision]
     work = {"update_gflop": gflop, "rate_fraction": fraction}
@@ -289,7 +291,7 @@ def measure_hot_loops(
 ) -> list[HotLoop]:
     """Time every loop that the agent names, each in turns with u."""
     agent = ready_agent(algo, device, stored)
-    precision, costs = agent.config.precision, []
+    precision, costs = agent.arithmetic, []
     for name, call in agent.hot_loops().items():
         with FlopCounterMode(display=False) as counter:
             call()

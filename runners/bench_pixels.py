@@ -235,7 +235,7 @@ def measure_agent(
     draws = seconds.get("sample", [math.nan])
     share = median(s / u for s, u in zip(draws, update, strict=False))
     gflop *= period / max(1, learnings)
-    precision = agent.config.precision
+    precision = agent.arithmetic
     return PixelCost(
         algo,
         precision,

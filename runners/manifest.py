@@ -14,8 +14,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import algos
 import envs
+from algos.networks import arithmetic
 from runners.rundir import FORMAT, Cell
 
 PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "metaworld", "dm-control", "safetensors")
@@ -97,7 +100,7 @@ def build(cell: Cell, device: str) -> dict[str, Any]:
         "packages": package_versions(),
         "machine": machine(),
         "threads": 1,
-        "precision": cell.config["precision"],
+        "precision": arithmetic(cell.config["precision"], torch.device(device)),
         "device": device,
         "started": now(),
         "resumed": 0,

@@ -39,6 +39,11 @@ class _Record:
             if self.values["code"] != manifest.code_version():
                 earlier = self.values.get("earlier_code", [])
                 self.values["earlier_code"] = [*earlier, self.values["code"]]
+            if self.values["precision"] != self.fresh["precision"]:
+                self.notice(
+                    f"begun in {self.values['precision']}, went on in {self.fresh['precision']}"
+                )
+                self.values["precision"] = self.fresh["precision"]
         else:
             self.values, self.before = self.fresh, 0.0
         self.values["code"] = manifest.code_version()

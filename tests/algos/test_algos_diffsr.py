@@ -148,6 +148,7 @@ def test_the_contraction_equals_the_explicit_zeta_with_gradients() -> None:
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("bfloat16_products")
 def test_bfloat16_score_agrees_with_float32() -> None:
     wide, half = (make(DiffSR, (0,), 3, 2, precision=p) for p in ("float32", "bfloat16"))
     batch = random_batch(size=128)

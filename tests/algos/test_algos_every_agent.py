@@ -248,6 +248,7 @@ def values(agent, obs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
     return agent.critic(obs, action)
 
 
+@pytest.mark.usefixtures("bfloat16_products")
 def test_bfloat16_agrees_with_float32(cls: type[Agent]) -> None:
     if not has(cls, "time_limit_terminal"):
         pytest.skip("values of imagined states are float32 in any precision")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
+from algos import networks
 from algos.networks import (
     ACTIVATIONS,
     MLP,
@@ -18,8 +20,11 @@ from algos.networks import (
     StackedLinear,
     Temperature,
     TwinCritic,
+    arithmetic,
+    compute_dtype,
     mish,
     mish_,
+    multiplies_bfloat16,
     orthogonal_init,
     scaled_normal_init,
     uniform_init,
@@ -76,6 +81,44 @@ def test_bfloat16_products_keep_float32_weights_and_gradients() -> None:
     out.float().square().mean().backward()
     assert layer.weight.dtype == layer.weight.grad.dtype == torch.float32
     torch.testing.assert_close(out.float(), layer(x), atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("device", "has_bfloat16", "asked", "done_in"),
+    [
+        ("cpu", True, "float32", "float32"),
+        ("cpu", True, "tf32", "float32"),
+        ("cpu", True, "bfloat16", "bfloat16"),
+        ("cpu", False, "bfloat16", "float32"),
+        ("cuda", True, "bfloat16", "bfloat16"),
+        ("cuda", False, "bfloat16", "float32"),
+        ("cuda", False, "tf32", "tf32"),
+    ],
+)
+def test_products_are_done_in_what_the_device_is_made_for(
+    monkeypatch, device: str, has_bfloat16: bool, asked: str, done_in: str
+) -> None:
+    monkeypatch.setattr(networks, "multiplies_bfloat16", lambda device: has_bfloat16)
+    place, allowed = torch.device(device), torch.backends.cuda.matmul.allow_tf32
+    assert arithmetic(asked, place) == done_in
+    narrow = torch.bfloat16 if done_in == "bfloat16" else torch.float32
+    try:
+        assert compute_dtype(asked, place) == narrow
+        assert torch.backends.cuda.matmul.allow_tf32 == (allowed or done_in == "tf32")
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="not Linux")
+def test_processor_is_asked_whether_it_multiplies_bfloat16() -> None:
+    text = Path("/proc/cpuinfo").read_text()
+    flags = {
+        word
+        for line in text.splitlines()
+        if line.startswith(("flags", "Features"))
+        for word in line.split()
+    }
+    assert multiplies_bfloat16(CPU) == bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 @pytest.mark.parametrize("init", [uniform_init, scaled_normal_init])

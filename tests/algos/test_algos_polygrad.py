@@ -465,6 +465,7 @@ def test_states_move_along_the_score_of_the_actions() -> None:
     )
 
 
+@pytest.mark.usefixtures("bfloat16_products")
 def test_bfloat16_loop_agrees_with_float32() -> None:
     options = {"denoiser_hidden": 128, "denoiser_layers": 3, "hidden": 64, "diffusion_steps": 16}
     results = []

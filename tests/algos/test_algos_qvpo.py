@@ -261,6 +261,7 @@ def test_time_embedding() -> None:
     assert shapes == [(2 + 32 + 3, 256), (256, 256), (256, 256), (256, 2)]
 
 
+@pytest.mark.usefixtures("bfloat16_products")
 def test_bfloat16_denoiser_agrees_with_float32() -> None:
     wide, half = (make(QVPO, (0,), 3, 2, precision=p) for p in ("float32", "bfloat16"))
     batch = random_batch(size=128)

@@ -14,6 +14,8 @@ from torch import nn
 import algos
 from algos.agent import Transition
 
+pytestmark = pytest.mark.usefixtures("bfloat16_products")
+
 HURT, OTHERS = 1, [0, 2]
 STEPS_BEFORE, STEPS_AFTER = 12, 10
 # What the helpers leave at full size or late; those an agent does not have are left out.

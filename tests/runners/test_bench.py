@@ -10,6 +10,7 @@ import torch
 
 import algos
 import envs
+from algos import networks
 from algos.agent import Spaces
 from algos.config import build_config
 from runners import bench
@@ -68,10 +69,14 @@ def test_product_rate_is_positive():
         assert bench.product_rate(dtype, CPU, (16, 32)) > 0.0
 
 
-def test_rates_cover_every_precision(monkeypatch):
+@pytest.mark.parametrize(
+    ("has_bfloat16", "names"), [(True, ("float32", "bfloat16")), (False, ("float32",))]
+)
+def test_rates_cover_every_precision_of_the_device(monkeypatch, has_bfloat16, names):
     monkeypatch.setattr(bench, "product_rate", lambda dtype, device, sizes: 1.0)
+    monkeypatch.setattr(networks, "multiplies_bfloat16", lambda device: has_bfloat16)
     allowed = torch.backends.cuda.matmul.allow_tf32
-    assert bench.rates(CPU) == dict.fromkeys(("float32", "tf32", "bfloat16"), 1.0)
+    assert bench.rates(CPU) == dict.fromkeys(names, 1.0)
     assert torch.backends.cuda.matmul.allow_tf32 == allowed
 
 
@@ -196,6 +201,7 @@ def test_ppo_learns_once_per_rollout():
 
 def test_inner_loops(monkeypatch):
     rhythm(1, (1,), monkeypatch)
+    monkeypatch.setattr(networks, "multiplies_bfloat16", lambda device: True)
     assert bench.measure_hot_loops("x", 1, CPU, RATE, stored=2) == []
     a = torch.ones(100, 100)
     monkeypatch.setattr(Rhythm, "hot_loops", lambda self: {"one": lambda: a @ a})
@@ -210,7 +216,7 @@ def test_measure(algo):
     cost = bench.measure(algo, 1, CPU, RATE, stored=8)
     assert cost.algo == algo
     assert cost.period == 1
-    assert cost.precision == algos.load(algo).Config().precision
+    assert cost.precision == networks.arithmetic(algos.load(algo).Config().precision, CPU)
     assert cost.update_ms > cost.act_ms > 0.0
     assert cost.update_u == pytest.approx(cost.update_ms / cost.u_ms)
     assert cost.rate_fraction == pytest.approx(10.0 * cost.update_gflop / cost.update_ms)

@@ -17,6 +17,7 @@ from runner_helpers import (
     files_of,
 )
 
+from algos import networks
 from runners import checkpoint, sweep
 from runners.loop import Interrupted, Loop
 from runners.process import How
@@ -81,6 +82,25 @@ def test_a_run_without_memory_is_named_and_the_others_go_on(tmp_path, capfd):
     assert f"mbbl/Pendulum killed seed 0: failed: {died}" in out
     assert record_of(cell_of("killed"), experiment)["reason"] == died
     assert record_of(cell_of("still"), experiment)["status"] == "done"
+
+
+# Another machine ------------------------------------------------------------------------
+
+
+def test_run_json_says_what_products_are_done_in(tmp_path, monkeypatch):
+    """A processor without bfloat16 takes float32, and may take over from one that has it."""
+    cell = cell_of("still", sets=["still.precision=bfloat16"])
+    monkeypatch.setattr(networks, "multiplies_bfloat16", lambda device: True)
+    steps = itertools.count()
+    with pytest.raises(Interrupted):
+        run_cell(cell, tmp_path, should_stop=lambda: next(steps) >= 20)
+    assert record_of(cell, tmp_path)["precision"] == "bfloat16"
+    monkeypatch.setattr(networks, "multiplies_bfloat16", lambda device: False)
+    assert run_cell(cell, tmp_path) == "done"
+    record = record_of(cell, tmp_path)
+    assert record["precision"] == "float32"
+    assert record["config"]["precision"] == "bfloat16"
+    assert record["notices"] == ["begun in bfloat16, went on in float32"]
 
 
 # Losses ---------------------------------------------------------------------------------

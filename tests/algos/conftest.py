@@ -1,0 +1,11 @@
+"""Fixtures of the tests of the algorithms."""
+
+import pytest
+
+from algos import networks
+
+
+@pytest.fixture
+def bfloat16_products(monkeypatch):
+    """Products in bfloat16 if an agent asks for it, however long this processor needs for them."""
+    monkeypatch.setattr(networks, "multiplies_bfloat16", lambda device: True)
