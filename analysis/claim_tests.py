@@ -258,13 +258,35 @@ def _objections(samples: Sequence[Sample], part: Part, claim: Claim) -> list[str
     """Why these runs cannot decide a test."""
     reasons = [reason for sample in samples for reason in _unsuitable(sample.experiment, claim)]
     if part.arm.value == SECONDS:
-        runs = samples[0].experiment.runs
-        methods = [_method(arm.label) for arm in part.arms]
-        timed = runs[(runs["task"] == part.task) & (runs["status"] == "done")]
-        timed = timed[timed["label"].map(_method).isin(methods)]
+        timed = _finished(samples[0].experiment, part.task, part.arms)
         if len(timed[["machine", "settings"]].drop_duplicates()) > 1:
             reasons.append("run times of several machines or settings")
+    if _differ_in_precision(part) and not _ran_differently(samples, part):
+        reasons.append("both in one precision, on a machine that has no other")
     return list(dict.fromkeys(reasons))
+
+
+def _differ_in_precision(part: Part) -> bool:
+    """Whether a test is about the option `precision`."""
+    chosen = [{word for word in _method(arm.label) if "precision=" in word} for arm in part.arms]
+    return any(options != chosen[0] for options in chosen)
+
+
+def _ran_differently(samples: Sequence[Sample], part: Part) -> bool:
+    """Whether no run of one sample shares its settings with one of another."""
+    settings = [
+        set(_finished(sample.experiment, part.task, [arm])["settings"])
+        for sample, arm in zip(samples, part.arms, strict=False)
+    ]
+    return len(set().union(*settings)) == sum(map(len, settings))
+
+
+def _finished(experiment: Experiment, task: str, arms: Sequence[Arm]) -> pd.DataFrame:
+    """The finished runs of some methods on a task."""
+    runs = experiment.runs
+    methods = [_method(arm.label) for arm in arms]
+    done = runs[(runs["task"] == task) & (runs["status"] == "done")]
+    return done[done["label"].map(_method).isin(methods)]
 
 
 def _unsuitable(experiment: Experiment, claim: Claim) -> list[str]:

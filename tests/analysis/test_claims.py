@@ -151,6 +151,19 @@ def test_what_decides_comes_before_what_does_not(tmp_path):
     assert outcome(MORE, reduced, full).word == SUPPORTED
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_precisions_are_compared_only_where_there_are_two(tmp_path, native):
+    part = replace(ALIKE, arm=Arm("sac", "last"), other=Arm("sac@precision=float32", "last"))
+    values = [198.0, 202.0, 201.0, 199.0]
+    folder = write(tmp_path / "full", {"sac": values, "sac@precision=float32": values})
+    if native:  # else the default's bfloat16 became float32 too
+        for file in folder.glob("mbbl/*/sac/*/run.json"):
+            file.write_text(json.dumps(json.loads(file.read_text()) | {"precision": "bfloat16"}))
+    found = outcome(part, folder)
+    reasons = () if native else ("both in one precision, on a machine that has no other",)
+    assert (found.word, found.reasons) == (SUPPORTED if native else OPEN, reasons)
+
+
 @pytest.mark.parametrize(
     ("factor", "word"), [(1.0, SUPPORTED), (1.5, REFUTED), (0.6, REFUTED), (1.1, OPEN)]
 )
