@@ -314,35 +314,46 @@ class SampleMLP(MLP):
         stack, _, samples, _ = x.shape
         states = max(1, self.CHUNK // (stack * samples)) if x.device.type == "cpu" else x.shape[1]
         weights = [layer.weight.to(self.dtype) for layer in self.layers[:-1]]
-        # Two float32 buffers serve every layer and every piece: on a CPU, taking
-        # fresh memory costs more than the arithmetic done in it.
+        biases = [layer.bias.to(self.dtype) for layer in self.layers[1:-1]]
+        # The same buffers serve every layer and every piece: on a CPU, taking fresh memory
+        # costs more than the arithmetic done in it.
         shape = (2, stack, min(states, x.shape[1]) * samples, weights[0].shape[-1])
-        buffers = torch.empty(shape, device=x.device)
+        products = torch.empty(shape, dtype=self.dtype, device=x.device)
+        floats = torch.empty(shape, device=x.device)
         pieces = zip(x.split(states, 1), conditioned.split(states, 1), strict=True)
-        return torch.cat([self._piece(a, c, weights, buffers) for a, c in pieces], dim=1)
+        return torch.cat(
+            [self._piece(*piece, weights, biases, products, floats) for piece in pieces], dim=1
+        )
 
     def _piece(
-        self, x: Tensor, conditioned: Tensor, weights: list[Tensor], buffers: Tensor
+        self,
+        x: Tensor,
+        conditioned: Tensor,
+        weights: list[Tensor],
+        biases: list[Tensor],
+        products: Tensor,
+        floats: Tensor,
     ) -> Tensor:
         """`many` for as many states as fit the cache."""
         stack, states, samples, _ = x.shape
-        wide, scratch = buffers[:, :, : states * samples]
-        h = torch.bmm(x.flatten(1, 2).to(self.dtype), weights[0][:, : self.sample_dim])
+        (h, spare), floats = (b[:, :, : states * samples] for b in (products, floats))
+        torch.bmm(x.flatten(1, 2).to(self.dtype), weights[0][:, : self.sample_dim], out=h)
         h.view(stack, states, samples, -1).add_(conditioned.unsqueeze(2))
-        self._activate(h, wide, scratch)
-        for layer, weight in zip(self.layers[1:-1], weights[1:], strict=True):
-            h.copy_(wide)
-            h = torch.baddbmm(layer.bias.to(self.dtype), h, weight)
-            self._activate(h, wide, scratch)
+        wide = self._activate(h, floats)
+        for weight, bias in zip(weights[1:], biases, strict=True):
+            if wide is not h:
+                h.copy_(wide)
+            torch.baddbmm(bias, h, weight, out=spare)
+            h, spare = spare, h
+            wide = self._activate(h, floats)
         return self.layers[-1](wide, self.out_dtype).view(stack, states, samples, -1)
 
-    def _activate(self, h: Tensor, wide: Tensor, scratch: Tensor) -> None:
-        """Write the activation of `h` to `wide`, in float32."""
-        wide.copy_(h)
+    def _activate(self, h: Tensor, floats: Tensor) -> Tensor:
+        """The activation of `h` in float32, written to `h` or else to the first of `floats`."""
+        wide = h if h.dtype == torch.float32 else floats[0].copy_(h)
         if self.activation is mish:
-            mish_(wide, scratch)
-        else:
-            wide.copy_(self.activation(wide))
+            return mish_(wide, floats[1])
+        return wide.copy_(self.activation(wide))
 
 
 class TwinCritic(nn.Module):

@@ -55,16 +55,16 @@ def play_bandit(agent, steps: int) -> None:
 
 def test_bandit_keeps_several_modes_early_and_ends_on_the_best_of_three_peaks() -> None:
     """A strong entropy term keeps the lesser peaks in the policy at first; then it fades."""
-    fading = {"entropy_weight": 0.5, "entropy_schedule": "linear", "entropy_steps": 2300}
-    agent = small_policy(random_steps=1000, train_samples=4, eval_samples=16, **fading)
-    greedy = small_policy(random_steps=1000, train_samples=4, eval_samples=16, entropy_samples=0)
-    play_bandit(agent, 1500)
-    play_bandit(greedy, 1500)
+    small = {"random_steps": 1000, "train_samples": 4, "eval_samples": 16, "diffusion_steps": 5}
+    fading = {"entropy_weight": 0.5, "entropy_schedule": "linear", "entropy_steps": 1800}
+    agent, greedy = small_policy(**small, **fading), small_policy(**small, entropy_samples=0)
+    play_bandit(agent, 1400)
+    play_bandit(greedy, 1400)
     early, without = shares(policy_samples(agent, 4000)), shares(policy_samples(greedy, 4000))
     assert early[0] > 0.02
     assert early[2] > 0.02
     assert without[[0, 2]].max() < early[[0, 2]].min()
-    play_bandit(agent, 1500)
+    play_bandit(agent, 800)
     best = agent.act(np.zeros((1, 200, 1), np.float32), explore=False)[0]
     assert shares(best)[1] > 0.95
     assert float(bandit_reward(best).mean()) > 0.9  # uniform actions earn about 0.25
