@@ -21,6 +21,8 @@ import envs
 from algos.networks import arithmetic
 from runners.rundir import FORMAT, Cell
 
+CIRCUMSTANCES = ("code", "packages", "machine", "precision", "device")
+"""What may be another when a run goes on: commit, versions and place."""
 PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "metaworld", "dm-control", "safetensors")
 
 

@@ -36,18 +36,20 @@ class _Record:
         """Training begins, or goes on."""
         if resumed:
             self.values["resumed"] += 1
-            if self.values["code"] != manifest.code_version():
-                earlier = self.values.get("earlier_code", [])
-                self.values["earlier_code"] = [*earlier, self.values["code"]]
-            if self.values["precision"] != self.fresh["precision"]:
-                self.notice(
-                    f"begun in {self.values['precision']}, went on in {self.fresh['precision']}"
-                )
-                self.values["precision"] = self.fresh["precision"]
+            self._keep_earlier()
         else:
             self.values, self.before = self.fresh, 0.0
-        self.values["code"] = manifest.code_version()
         self.write("running", None)
+
+    def _keep_earlier(self) -> None:
+        """Bring the circumstances up to date, and keep those of before that were others."""
+        for name in manifest.CIRCUMSTANCES:
+            before, now = self.values[name], self.fresh[name]
+            if before != now:
+                self.values.setdefault("earlier", {}).setdefault(name, []).append(before)
+                self.values[name] = now
+                if name == "precision":
+                    self.notice(f"begun in {before}, went on in {now}")
 
     def write(self, status: str, reason: str | None) -> None:
         """Write the file."""

@@ -100,6 +100,7 @@ def test_run_json_says_what_products_are_done_in(tmp_path, monkeypatch):
     record = record_of(cell, tmp_path)
     assert record["precision"] == "float32"
     assert record["config"]["precision"] == "bfloat16"
+    assert record["earlier"] == {"precision": ["bfloat16"]}
     assert record["notices"] == ["begun in bfloat16, went on in float32"]
 
 
