@@ -18,6 +18,7 @@ import importlib.util
 import itertools
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -53,6 +54,7 @@ STATES = Spaces((OBS_DIM,), ACTION_DIM)
 STORED = 5_000  # transitions in memory before updates are timed
 LEARNINGS = 4  # updates that learn, at first, to find the period after which work repeats
 MOST_LEARNINGS = 64
+SAME_WORK = 0.05  # of the larger; PolyGRAD's line search tries now more, now fewer steps
 WARM_UP = 5  # calls before timing: allocations, compilation, graph capture
 WARM_UP_SECONDS = 1.0  # of these calls, if they are slow
 FEWEST, TURNS_SECONDS = 3, 20.0
@@ -228,8 +230,13 @@ def learning_step(agent: Agent) -> Callable[[], bool]:
 
 
 def shortest_period(work: Sequence[int]) -> int:
-    """After how many entries `work` repeats, seen at least twice; 0 if it does not."""
-    return next((p for p in range(1, len(work) // 2 + 1) if work[p:] == work[:-p]), 0)
+    """Entries after which `work` repeats to `SAME_WORK`, seen at least twice; 0 if it does not."""
+
+    def repeats(period: int) -> bool:
+        pairs = zip(work[period:], work, strict=False)
+        return all(math.isclose(a, b, rel_tol=SAME_WORK) for a, b in pairs)
+
+    return next((p for p in range(1, len(work) // 2 + 1) if repeats(p)), 0)
 
 
 def learning_period(agent: Agent) -> tuple[int, float]:
@@ -487,7 +494,10 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{machine['name']}, torch {torch.__version__}, one thread; matrix products, GFLOP/s:")
     print(", ".join(f"{name} {value:.0f}" for name, value in rate.items()))
 
-    costs = [measure(name, options.repeats, device, rate) for name in options.algos]
+    costs = []
+    for name in options.algos:  # a table comes when it is whole; PolyGRAD alone takes minutes
+        print(f"measuring {name} ...", file=sys.stderr, flush=True)
+        costs.append(measure(name, options.repeats, device, rate))
     u_ms = median(cost.u_ms for cost in costs)
     turns = f"medians of up to {options.repeats}"
     print(f"\nOne update, one training action: {turns}; 1 u = {u_ms:.3f} ms")

@@ -149,7 +149,15 @@ def test_work_without_a_period_is_averaged(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("work", "period"), [([2, 2], 1), ([0, 0, 5, 0, 0, 5, 0], 3), ([1, 2, 1, 3], 0), ([1], 0)]
+    ("work", "period"),
+    [
+        ([2, 2], 1),
+        ([0, 0, 5, 0, 0, 5, 0], 3),
+        ([1, 2, 1, 3], 0),
+        ([1], 0),
+        ([0, 1000, 0, 1040], 2),  # nearly the same work
+        ([0, 1000, 0, 1100], 0),
+    ],
 )
 def test_shortest_period(work, period):
     assert bench.shortest_period(work) == period
