@@ -3,8 +3,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# One process more than cores, since some tests wait for other processes; each takes work from the others.
-TESTERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: sweep test test-slow lint bench system gl browser clean
@@ -13,7 +11,7 @@ sweep: $(VENV)/run.stamp
 	$(BIN)/python -m runners.sweep --algos diffsr,qvpo
 
 test: $(VENV)/test.stamp gl browser
-	$(BIN)/python -m pytest -n $(TESTERS) --dist worksteal
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-slow: $(VENV)/test.stamp gl
 	$(BIN)/python -m pytest -m slow

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
 
 import algos
 import envs
@@ -204,6 +205,29 @@ def rates(device: torch.device) -> dict[str, float]:
 # ---------------------------------------------------------------- update and action
 
 
+class NoModules(ModuleTracker):
+    """Attributes all work to the whole: nothing is hooked."""
+
+    def __enter__(self) -> NoModules:
+        """Do nothing."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Do nothing."""
+
+
+class Products(FlopCounterMode):
+    """Counts the work of matrix products, all in one sum.
+
+    Torch's counter also finds out which module did them, by hooks on what a module reads; and
+    `torch.autograd.grad` with respect to a leaf that is hooked is an error (QSM does that).
+    """
+
+    def __init__(self) -> None:
+        super().__init__(display=False)
+        self.mod_tracker = NoModules()
+
+
 def ready_agent(
     algo: str, device: torch.device, stored: int = STORED, spaces: Spaces = STATES, preset: str = ""
 ) -> Agent:
@@ -250,7 +274,7 @@ def learning_period(agent: Agent) -> tuple[int, float]:
     period = 0
     if isinstance(agent, OffPolicyAgent):
         agent.capture = False  # what a graph replays cannot be counted
-    with FlopCounterMode(display=False) as counter:
+    with Products() as counter:
         while not period and wanted <= MOST_LEARNINGS:
             while learned < wanted:
                 learned += step()
@@ -300,7 +324,7 @@ def measure_hot_loops(
     agent = ready_agent(algo, device, stored)
     precision, costs = agent.arithmetic, []
     for name, call in agent.hot_loops().items():
-        with FlopCounterMode(display=False) as counter:
+        with Products() as counter:
             call()
         gflop = counter.get_total_flops() / 1e9
         seconds = in_turns({"u": unit(device), "loop": call}, repeats, device)

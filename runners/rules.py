@@ -26,7 +26,13 @@ Rule = Callable[[Algo], None]
 
 KINDS = {"state": (5,), "pixels": (9, 20, 20)}
 ACTION_DIM = 3
-SMALL = {"random_steps": 20, "batch_size": 16, "replay_capacity": 32, "rollout_steps": 32}
+SMALL = {
+    "random_steps": 20,
+    "batch_size": 16,
+    "replay_capacity": 32,
+    "rollout_steps": 32,
+    "imagined_batch": 32,
+}
 UPDATES = 15
 MAX_STEPS = 2_000  # a small agent that has not learned by then never will
 

@@ -196,7 +196,7 @@ def learned_value(cls: type[Agent], ends: dict[str, bool], **options) -> float:
     """Mean value of a task that pays 1 at every step, after a few hundred updates."""
     fast = dict.fromkeys(("learning_rate", "actor_learning_rate", "critic_learning_rate"), 0.01)
     quiet = {"temperature": "fixed", "initial_temperature": 1e-6, "feature_updates": 1}
-    quiet |= {"normalise_rewards": False}
+    quiet |= {"normalise_rewards": False, "action_gradient_steps": 1}
     easy = {"discount": 0.5, "tau": 0.1, "random_steps": 20, "hidden": 32}
     given = {name: value for name, value in (fast | quiet | easy).items() if has(cls, name)}
     agent = make_small(cls, **(given | options))

@@ -219,6 +219,13 @@ def test_inner_loops(monkeypatch):
     assert cost.rate_fraction == pytest.approx(cost.gflop / (1e-3 * cost.ms) / 100.0)
 
 
+@pytest.mark.parametrize("algo", bench.chosen("all", "state"))
+def test_the_work_of_every_agent_can_be_counted(algo):
+    period, gflop = bench.learning_period(bench.ready_agent(algo, CPU, 600, preset="quick"))
+    assert period >= 1
+    assert gflop > 0.0
+
+
 @pytest.mark.parametrize("algo", ["sac", "diffsr"])
 def test_measure(algo):
     cost = bench.measure(algo, 1, CPU, RATE, stored=8)

@@ -89,6 +89,7 @@ LONG = {"sac": "mbbl/HalfCheetah", "diffsr": "mbbl/Ant", "qvpo": "mbbl/HalfCheet
 # QVPO's evaluations take a second for every 50 steps, and are repeated after each kill.
 FAST = [(algo, LONG[algo] if algo in ("sac", "diffsr") else "mbbl/Reacher") for algo in STATES]
 FAST += [(algo, PIXEL_TASK) for algo in PIXELS]
+KILLS = {(algo, PIXEL_TASK): 3 for algo in PIXELS if algo in STATES}  # five more from states
 # One task of each suite.
 STATE_TASKS = ("gym/Hopper-v5", "pomdp/Pendulum", "dmc/cartpole-balance", "toy/bandit")
 DRAWER = "metaworld/drawer-close@size=16+frames=1+action_repeat=50"
@@ -99,7 +100,7 @@ SLOW += [(algo, "mbbl/Reacher") for algo in STATES if algo not in LONG]
 
 @pytest.mark.parametrize(("algo", "task"), FAST)
 def test_killed_runs_end_with_the_same_bytes(tmp_path, algo, task):
-    chaos(tmp_path, algo, task, 5)
+    chaos(tmp_path, algo, task, KILLS.get((algo, task), 5))
 
 
 @pytest.mark.slow
