@@ -22,8 +22,8 @@ class Denoiser(nn.Module):
     """eps(x_t, t, s): sinusoidal time embedding, then three hidden layers of mish."""
 
     TIME_DIM = 32
-    # States up to which a pass costs calls rather than arithmetic: there float32 beats
-    # bfloat16 on a CPU, five times at one state (measured).
+    # Samples up to which a pass costs calls rather than arithmetic: there float32 beats
+    # bfloat16 on a CPU, five times at one sample (measured).
     FEW = 12
     sinusoid: Tensor
     time: MLP
@@ -98,7 +98,10 @@ class Denoiser(nn.Module):
             `[R, B, K, A]` in [-1, 1].
         """
         shape = (obs.shape[1], count, self.net.sample_dim)
-        predict = self._predict_one(obs) if count == 1 else self._predict_many(obs)
+        if count == 1 or obs.shape[1] * count <= self.FEW:
+            predict = self._predict_rows(obs.repeat_interleave(count, dim=1))
+        else:
+            predict = self._predict_many(obs)
         x = rng.normal(*shape).mul_(start_std)
         for t in reversed(range(diffusion.steps)):
             noise = rng.normal(*shape) if noisy and t > 0 else None
@@ -110,8 +113,11 @@ class Denoiser(nn.Module):
         state, times = self._shares(obs, self.net.dtype)
         return lambda x, t: self.net.many(x, state + times[t]).float()
 
-    def _predict_one(self, obs: Tensor) -> Callable[[Tensor, int], Tensor]:
-        """The same for `x` `[R, B, 1, A]`: no pieces, and weights cast once for all steps."""
+    def _predict_rows(self, obs: Tensor) -> Callable[[Tensor, int], Tensor]:
+        """The same with an `obs` `[R, B * K, S]` for every sample.
+
+        There are no pieces, and weights are cast once for all steps.
+        """
         few = obs.shape[1] <= self.FEW
         dtype = torch.float32 if few else self.net.dtype
         state, times = self._shares(obs, dtype)
@@ -119,12 +125,12 @@ class Denoiser(nn.Module):
         action_weight = first[0][:, : self.net.sample_dim]
 
         def predict(x: Tensor, t: int) -> Tensor:
-            h = torch.baddbmm(state + times[t], x.squeeze(2).to(dtype), action_weight)
+            h = torch.baddbmm(state + times[t], x.flatten(1, 2).to(dtype), action_weight)
             for weight, bias in rest:
                 # Torch's kernel is slow but one call; `mish_` is quick but five.
                 h = F.mish(h, inplace=True) if few else mish_(h.float()).to(dtype)
                 h = torch.baddbmm(bias, h, weight)
-            return h.float().unsqueeze(2)
+            return h.float().view(x.shape)
 
         return predict
 

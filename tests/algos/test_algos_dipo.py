@@ -189,21 +189,23 @@ def test_critic_target_is_the_value_of_one_sample_of_the_target_policy() -> None
     torch.testing.assert_close(metrics["critic_loss"], expected)
 
 
+@pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("states", [2, 20], ids=["few", "many"])
 @pytest.mark.parametrize("noisy", [True, False])
-def test_one_sample_per_state_runs_the_denoiser_of_the_loss(states: int, noisy: bool) -> None:
-    """The reverse process has a path of its own for one sample, and one for few states."""
+def test_samples_run_the_denoiser_of_the_loss(count: int, states: int, noisy: bool) -> None:
+    """The reverse process has paths of its own for one sample per state and for few in all."""
     agent = make_small(DIPO, (0, 1))
-    assert (states <= agent.actor.FEW) == (states == 2)
+    assert (states * count <= agent.actor.FEW) == (states == 2)
     obs = random_batch(2, size=states).obs
     streams = agent.rng.state_dict()
-    fast = agent.actor.sample(agent.diffusion, obs, 1, agent.rng, noisy)
+    fast = agent.actor.sample(agent.diffusion, obs, count, agent.rng, noisy)
     agent.rng.load_state_dict(streams)
-    x = agent.rng.normal(states, 1, 2)
+    x = agent.rng.normal(states, count, 2)
     for t in reversed(range(4)):
         with torch.no_grad():
-            epsilon = agent.actor(x[:, :, 0], torch.full((2, states), t), obs).unsqueeze(2)
-        noise = agent.rng.normal(states, 1, 2) if noisy and t > 0 else None
+            steps = torch.full((2, states), t)
+            epsilon = torch.stack([agent.actor(a, steps, obs) for a in x.unbind(2)], dim=2)
+        noise = agent.rng.normal(states, count, 2) if noisy and t > 0 else None
         x = agent.diffusion.reverse_step(x, epsilon, t, noise)
     torch.testing.assert_close(fast, x.clamp(-1.0, 1.0), atol=1e-5, rtol=0.0)
 
