@@ -262,7 +262,7 @@ def _objections(samples: Sequence[Sample], part: Part, claim: Claim) -> list[str
         if len(timed[["machine", "settings"]].drop_duplicates()) > 1:
             reasons.append("run times of several machines or settings")
     if _differ_in_precision(part) and not _ran_differently(samples, part):
-        reasons.append("both in one precision, on a machine that has no other")
+        reasons.append("runs of both in one precision: a machine without bfloat16")
     return list(dict.fromkeys(reasons))
 
 

@@ -160,7 +160,7 @@ def test_precisions_are_compared_only_where_there_are_two(tmp_path, native):
         for file in folder.glob("mbbl/*/sac/*/run.json"):
             file.write_text(json.dumps(json.loads(file.read_text()) | {"precision": "bfloat16"}))
     found = outcome(part, folder)
-    reasons = () if native else ("both in one precision, on a machine that has no other",)
+    reasons = () if native else ("runs of both in one precision: a machine without bfloat16",)
     assert (found.word, found.reasons) == (SUPPORTED if native else OPEN, reasons)
 
 
