@@ -22,7 +22,7 @@ lint: $(VENV)/test.stamp
 	$(BIN)/mypy
 
 bench: $(VENV)/bench.stamp
-	$(BIN)/python -m runners.bench
+	$(BIN)/python -m runners.bench.methods
 
 # What pip does not bring: a GL library for tasks from pixels, a browser to test the HTML report in.
 # Installed with apt if this is root, else named.
@@ -44,7 +44,7 @@ gl: $(VENV)/run.stamp
 
 # The HTML report is tested in Chromium; without it these tests are skipped and say so.
 browser: $(VENV)/run.stamp
-	@$(BIN)/python tests/analysis/browser.py
+	@$(BIN)/python tests/helpers/browser.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info

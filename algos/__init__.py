@@ -16,8 +16,8 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from algos.agent import Agent
-from algos.config import nearest
+from algos.base.agent import Agent
+from algos.parts.config import nearest
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -103,9 +103,11 @@ def load(source: str) -> type[Agent]:
 def versions(agent: type[Agent]) -> dict[str, type[Agent]]:
     """The agent by kind of observation: itself, or its version for pixels."""
     found = dict.fromkeys(agent.observation_kinds, agent)
-    if agent.pixel_version:
-        module, _, name = agent.pixel_version.partition(":")
-        found["pixels"] = getattr(importlib.import_module(f"algos.{module}"), name)
+    package, _, name = agent.__module__.rpartition(".")
+    if package == "algos" and (FOLDER / "pixels" / f"{name}.py").exists():
+        version = _agent_of(importlib.import_module(f"algos.pixels.{name}"))
+        assert version is not None
+        found["pixels"] = version
     return found
 
 
@@ -133,5 +135,7 @@ def _load_file(source: str, path: Path) -> type[Agent]:
         del sys.modules[spec.name]
         raise UnknownAlgo(f"algo {source!r}: cannot be imported: {_one_line(error)}") from None
     if agent is None:
-        raise UnknownAlgo(f"algo {source!r}: defines no concrete subclass of algos.agent.Agent")
+        raise UnknownAlgo(
+            f"algo {source!r}: defines no concrete subclass of algos.base.agent.Agent"
+        )
     return agent

@@ -29,12 +29,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from algos.config import option
-from algos.networks import MLP, SampleMLP
-from algos.offpolicy import OffPolicyAgent, OffPolicyConfig
-from algos.optim import adam, bellman_target, clone_frozen, per_replica_mean, polyak_, step
-from algos.replay import Batch
-from algos.rng import ReplicaRng
+from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
+from algos.parts.config import option
+from algos.parts.networks import MLP, SampleMLP
+from algos.parts.optim import adam, bellman_target, clone_frozen, per_replica_mean, polyak_, step
+from algos.parts.replay import Batch
+from algos.parts.rng import ReplicaRng
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,9 +40,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from algos.config import option
-from algos.diffusion import beta_cdf_alpha_bar
-from algos.networks import (
+from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
+from algos.parts.config import option
+from algos.parts.diffusion import beta_cdf_alpha_bar
+from algos.parts.networks import (
     MLP,
     GaussianActor,
     StackedLinear,
@@ -51,8 +52,7 @@ from algos.networks import (
     orthogonal_init,
     repeat_replicas,
 )
-from algos.offpolicy import OffPolicyAgent, OffPolicyConfig
-from algos.optim import (
+from algos.parts.optim import (
     adam,
     bellman_target,
     clone_frozen,
@@ -61,8 +61,8 @@ from algos.optim import (
     polyak_,
     step,
 )
-from algos.replay import Batch
-from algos.rng import ReplicaRng
+from algos.parts.replay import Batch
+from algos.parts.rng import ReplicaRng
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +165,6 @@ class DiffSR(OffPolicyAgent):
     title = "Diff-SR"
     paper = "Shribak et al. 2024, Diffusion Spectral Representation for RL, arXiv 2406.16121"
     Config = DiffSRConfig
-    pixel_version = "_diffsr_pixels:PixelDiffSR"
     presets = {
         "released": {"train_critic": False},
         "uploaded": {"temperature": "fixed"},

@@ -34,14 +34,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from algos.agent import Array, Transition
-from algos.config import option
-from algos.denoiser import Denoiser
-from algos.diffusion import SCHEDULES, Diffusion
-from algos.frames import FrameReplay
-from algos.networks import TwinCritic, scaled_normal_init
-from algos.offpolicy import OffPolicyAgent, OffPolicyConfig
-from algos.optim import (
+from algos.base.agent import Array, Transition
+from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
+from algos.parts.config import option
+from algos.parts.denoiser import Denoiser
+from algos.parts.diffusion import SCHEDULES, Diffusion
+from algos.parts.frames import FrameReplay
+from algos.parts.networks import TwinCritic, scaled_normal_init
+from algos.parts.optim import (
     adam,
     bellman_target,
     clone_frozen,
@@ -50,8 +50,8 @@ from algos.optim import (
     polyak_,
     step,
 )
-from algos.replay import Batch, Replay
-from algos.rng import ReplicaRng
+from algos.parts.replay import Batch, Replay
+from algos.parts.rng import ReplicaRng
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ Defaults are those of the authors' code, mahaitongdae/diffusion_policy_online_rl
 * it does not clip a' to the actions that can be taken (`clip_actions`).
 
 Its steps come from 5 environments with one update for all, here from one with an update
-each; all schedules count updates. Networks are those of `algos.denoiser`: the code embeds
+each; all schedules count updates. Networks are those of `algos.parts.denoiser`: the code embeds
 time in 16 numbers instead of 32, and starts with other weights.
 """
 
@@ -42,12 +42,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from algos.config import option
-from algos.denoiser import Denoiser, best_of
-from algos.diffusion import Diffusion, linear_betas
-from algos.networks import Temperature, TwinCritic, scaled_normal_init
-from algos.offpolicy import OffPolicyAgent, OffPolicyConfig
-from algos.optim import (
+from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
+from algos.parts.config import option
+from algos.parts.denoiser import Denoiser, best_of
+from algos.parts.diffusion import Diffusion, linear_betas
+from algos.parts.networks import Temperature, TwinCritic, scaled_normal_init
+from algos.parts.optim import (
     adam,
     bellman_target,
     clone_frozen,
@@ -57,8 +57,8 @@ from algos.optim import (
     set_rate,
     step,
 )
-from algos.replay import Batch
-from algos.rng import ReplicaRng
+from algos.parts.replay import Batch
+from algos.parts.rng import ReplicaRng
 
 
 @dataclass(frozen=True, kw_only=True)

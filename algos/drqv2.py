@@ -25,9 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from algos._drq import DrQActor, DrQAgent, DrQConfig
-from algos.networks import TwinCritic, orthogonal_init
-from algos.optim import (
+from algos.base.drq import DrQActor, DrQAgent, DrQConfig
+from algos.parts.networks import TwinCritic, orthogonal_init
+from algos.parts.optim import (
     adam,
     bellman_target,
     clone_frozen,
@@ -36,9 +36,9 @@ from algos.optim import (
     polyak_,
     step,
 )
-from algos.pixels import ConvEncoder, Trunk
-from algos.replay import Batch
-from algos.rng import ReplicaRng
+from algos.parts.replay import Batch
+from algos.parts.rng import ReplicaRng
+from algos.parts.vision import ConvEncoder, Trunk
 
 # `cfgs/task/*.yaml` of the code, which names levels of difficulty. Medium is the default.
 EASY = (

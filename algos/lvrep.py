@@ -44,8 +44,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from algos.config import option
-from algos.networks import (
+from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
+from algos.parts.config import option
+from algos.parts.networks import (
     ACTIVATIONS,
     MLP,
     GaussianActor,
@@ -54,8 +55,7 @@ from algos.networks import (
     epsilon_greedy,
     orthogonal_init,
 )
-from algos.offpolicy import OffPolicyAgent, OffPolicyConfig
-from algos.optim import (
+from algos.parts.optim import (
     adam,
     bellman_target,
     clone_frozen,
@@ -64,8 +64,8 @@ from algos.optim import (
     polyak_,
     step,
 )
-from algos.replay import Batch
-from algos.rng import ReplicaRng
+from algos.parts.replay import Batch
+from algos.parts.rng import ReplicaRng
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,7 +320,6 @@ class LVRep(OffPolicyAgent):
     title = "LV-Rep"
     paper = "Ren et al. 2022, Latent Variable Representation for RL, arXiv 2212.08765"
     Config = LVRepConfig
-    pixel_version = "_lvrep_pixels:MuLVRep"
     presets = {
         "released": {"shared_head": True},
         "uploaded": {"shared_head": True, "epsilon_greedy": 0.0},

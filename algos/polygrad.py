@@ -57,8 +57,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from algos._episodes import EpisodeMemory
-from algos._imagine import (
+from algos.base.agent import Agent, Array, Spaces, Transition
+from algos.base.offpolicy import Counters
+from algos.parts.config import AgentConfig, option
+from algos.parts.diffusion import Diffusion
+from algos.parts.episodes import EpisodeMemory
+from algos.parts.imagination import (
     Denoiser,
     GaussianPolicy,
     Imagination,
@@ -66,12 +70,8 @@ from algos._imagine import (
     log_prob,
     tau_betas,
 )
-from algos.agent import Agent, Array, Spaces, Transition
-from algos.config import AgentConfig, option
-from algos.diffusion import Diffusion
-from algos.offpolicy import Counters
-from algos.optim import adam, clip_grad_norm_, clone_frozen, per_replica_mean, polyak_, step
-from algos.rng import ReplicaRng
+from algos.parts.optim import adam, clip_grad_norm_, clone_frozen, per_replica_mean, polyak_, step
+from algos.parts.rng import ReplicaRng
 
 MAX_TRIALS = 50  # of the line search, beyond the first step
 
@@ -241,7 +241,6 @@ class PolyGRAD(Agent):
     title = "PolyGRAD"
     paper = "Rigter et al. 2023, World Models via Policy-Guided Trajectory Diffusion, 2312.08533"
     Config = PolyGRADConfig
-    pixel_version = "_polygrad_pixels:PixelPolyGRAD"
     # The number of trials of a line search depends on the data, and a replica may be
     # without a finished episode while others learn. Nothing is lost: one imagined batch
     # of 1024 windows fills a machine.

@@ -45,12 +45,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from algos.agent import Agent, Array, Spaces, Transition
-from algos.config import AgentConfig, OptionError, option
-from algos.networks import MLP, orthogonal_init
-from algos.offpolicy import Counters
-from algos.optim import adam, per_replica_mean, step
-from algos.rng import ReplicaRng
+from algos.base.agent import Agent, Array, Spaces, Transition
+from algos.base.offpolicy import Counters
+from algos.parts.config import AgentConfig, OptionError, option
+from algos.parts.networks import MLP, orthogonal_init
+from algos.parts.optim import adam, per_replica_mean, step
+from algos.parts.rng import ReplicaRng
 
 # Hidden layers of the policy in SPO's code; its critic has the usual two.
 DEEP = (256, 256, 128, 128, 64, 64)

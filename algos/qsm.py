@@ -41,11 +41,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from algos.config import option
-from algos.diffusion import SCHEDULES, Diffusion
-from algos.networks import MLP, TwinCritic
-from algos.offpolicy import OffPolicyAgent, OffPolicyConfig
-from algos.optim import (
+from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
+from algos.parts.config import option
+from algos.parts.diffusion import SCHEDULES, Diffusion
+from algos.parts.networks import MLP, TwinCritic
+from algos.parts.optim import (
     adam,
     bellman_target,
     clone_frozen,
@@ -55,8 +55,8 @@ from algos.optim import (
     set_rate,
     step,
 )
-from algos.replay import Batch
-from algos.rng import ReplicaRng
+from algos.parts.replay import Batch
+from algos.parts.rng import ReplicaRng
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,12 +37,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from algos.config import option
-from algos.denoiser import Denoiser, best_action, best_of
-from algos.diffusion import SCHEDULES, Diffusion
-from algos.networks import TwinCritic, scaled_normal_init
-from algos.offpolicy import OffPolicyAgent, OffPolicyConfig
-from algos.optim import (
+from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
+from algos.parts.config import option
+from algos.parts.denoiser import Denoiser, best_action, best_of
+from algos.parts.diffusion import SCHEDULES, Diffusion
+from algos.parts.networks import TwinCritic, scaled_normal_init
+from algos.parts.optim import (
     adam,
     bellman_target,
     clone_frozen,
@@ -51,8 +51,8 @@ from algos.optim import (
     polyak_,
     step,
 )
-from algos.replay import Batch
-from algos.rng import ReplicaRng
+from algos.parts.replay import Batch
+from algos.parts.rng import ReplicaRng
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from algos.config import option
-from algos.networks import GaussianActor, Temperature, TwinCritic
-from algos.offpolicy import OffPolicyAgent, OffPolicyConfig
-from algos.optim import (
+from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
+from algos.parts.config import option
+from algos.parts.networks import GaussianActor, Temperature, TwinCritic
+from algos.parts.optim import (
     adam,
     bellman_target,
     clone_frozen,
@@ -32,8 +32,8 @@ from algos.optim import (
     polyak_,
     step,
 )
-from algos.replay import Batch
-from algos.rng import ReplicaRng
+from algos.parts.replay import Batch
+from algos.parts.rng import ReplicaRng
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,10 +27,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from algos.config import option
-from algos.networks import MLP, TwinCritic
-from algos.offpolicy import OffPolicyAgent, OffPolicyConfig
-from algos.optim import (
+from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
+from algos.parts.config import option
+from algos.parts.networks import MLP, TwinCritic
+from algos.parts.optim import (
     adam,
     bellman_target,
     clone_frozen,
@@ -39,8 +39,8 @@ from algos.optim import (
     polyak_,
     step,
 )
-from algos.replay import Batch
-from algos.rng import ReplicaRng
+from algos.parts.replay import Batch
+from algos.parts.rng import ReplicaRng
 
 
 @dataclass(frozen=True, kw_only=True)

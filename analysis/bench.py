@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 from rliable import library, metrics
 
-from analysis import efficiency, intervals, report
-from analysis.load import Experiment, load
-from analysis.published import normalisation
-from analysis.stats import bootstrap
+from analysis import efficiency, report
+from analysis.data.load import Experiment, load
+from analysis.data.published import normalisation
+from analysis.drawing import intervals
+from analysis.statistics.stats import bootstrap
 
 COMMAND = "python -m analysis.bench"
 

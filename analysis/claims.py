@@ -8,15 +8,23 @@ from collections.abc import Sequence
 from math import inf, isfinite
 from pathlib import Path
 
-from analysis.claim_list import Claim, Part, claims
-from analysis.claim_tests import MIN_SEEDS, OPEN, REDUCED, REFUTED, SUPPORTED, Finding, Outcome
-from analysis.claim_tests import judge as judge  # The one name that others need.
-from analysis.comparison import environment
+from analysis.data.files import write_atomic
+from analysis.data.load import Experiment, ExperimentError, load
+from analysis.data.provenance import shell, sweep_arguments
 from analysis.docs import kept_experiments
-from analysis.files import write_atomic
-from analysis.load import Experiment, ExperimentError, load
-from analysis.provenance import shell, sweep_arguments
-from analysis.tables import DASH, markdown_text
+from analysis.drawing.tables import DASH, markdown_text
+from analysis.papers.claim_list import Claim, Part, claims
+from analysis.papers.claim_tests import (
+    MIN_SEEDS,
+    OPEN,
+    REDUCED,
+    REFUTED,
+    SUPPORTED,
+    Finding,
+    Outcome,
+)
+from analysis.papers.claim_tests import judge as judge  # The one name that others need.
+from analysis.papers.verdicts import environment
 
 COMMAND = "python -m analysis.claims"
 RULES = (

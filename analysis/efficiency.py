@@ -6,10 +6,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from analysis.load import Experiment, ExperimentError, Measure, load
-from analysis.published import scale
-from analysis.tables import Table, seed_table
-from analysis.values import areas, steps_to_thresholds
+from analysis.data.load import Experiment, ExperimentError, Measure, load
+from analysis.data.published import scale
+from analysis.data.values import areas, steps_to_thresholds
+from analysis.drawing.tables import Table, seed_table
 
 SCORE = 0.5
 AREA_NOTE = (

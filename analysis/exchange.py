@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import tensorboard_logs
-from analysis.files import write_atomic
-from analysis.importing import COLUMNS, ImportedError, Origin, add_runs, read_tidy
-from analysis.load import Experiment, ExperimentError, load
+from analysis.data import tensorboard_logs
+from analysis.data.files import write_atomic
+from analysis.data.importing import COLUMNS, ImportedError, Origin, add_runs, read_tidy
+from analysis.data.load import Experiment, ExperimentError, load
 
 COMMAND = "python -m analysis.exchange"
 SUFFIXES = (".csv", ".parquet")

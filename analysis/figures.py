@@ -11,19 +11,19 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from analysis import (
+from analysis.data.load import Experiment, ExperimentError, load
+from analysis.data.provenance import shell
+from analysis.docs import kept_experiments
+from analysis.drawing.tables import Table, write_tables
+from analysis.papers import (
     figure_bandit,
     figure_curves,
     figure_generation,
     figure_hours,
     figure_table,
 )
-from analysis.coverage import Coverage, cover, unused
-from analysis.docs import kept_experiments
-from analysis.load import Experiment, ExperimentError, load
-from analysis.provenance import shell
-from analysis.tables import Table, write_tables
-from analysis.targets import TARGETS, Kind, Target
+from analysis.papers.coverage import Coverage, cover, unused
+from analysis.papers.targets import TARGETS, Kind, Target
 
 Draw = Callable[[Coverage, Path], None]
 MakeTables = Callable[[Coverage], list[Table]]

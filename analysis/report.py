@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import curves, html, intervals, profiles, runtime
-from analysis.files import write_atomic
-from analysis.load import SUCCESS_MEASURES, Experiment, ExperimentError, load
-from analysis.provenance import (
+from analysis.data.files import write_atomic
+from analysis.data.load import SUCCESS_MEASURES, Experiment, ExperimentError, load
+from analysis.data.provenance import (
     origins,
     protocol_text,
     report_command,
@@ -19,9 +18,11 @@ from analysis.provenance import (
     sweep_commands,
     unfinished,
 )
-from analysis.stats import DESCRIPTIONS
-from analysis.tables import Table, markdown_text, seed_table, write_tables
-from analysis.values import run_values
+from analysis.data.values import run_values
+from analysis.drawing import curves, intervals, profiles, runtime
+from analysis.drawing.tables import Table, markdown_text, seed_table, write_tables
+from analysis.html import page as html
+from analysis.statistics.stats import DESCRIPTIONS
 
 SUCCESS_NOTE = (
     "An episode is a success (any step) if one of its steps reports it, and a success (last step) "

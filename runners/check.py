@@ -22,12 +22,10 @@ import torch
 
 import algos
 import envs
-from algos.agent import Agent, Array
-from algos.config import AgentConfig, build_config
-from runners.cli import EXIT_FAILED, EXIT_OK, Parser, UserError, run_main
-from runners.grid import split
-from runners.process import setup_process
-from runners.rules import (
+from algos.base.agent import Agent, Array
+from algos.parts.config import AgentConfig, build_config
+from runners.cells.grid import split
+from runners.conformance.harness import (
     ACTION_DIM,
     KINDS,
     RULES,
@@ -51,6 +49,8 @@ from runners.rules import (
     several,
     shifted,
 )
+from runners.terminal.cli import EXIT_FAILED, EXIT_OK, Parser, UserError, run_main
+from runners.training.process import setup_process
 
 
 @rule
@@ -136,7 +136,7 @@ def policy_state_acts(algo: Algo) -> None:
     require(
         np.array_equal(trained.agent.act(obs, False), fresh.act(obs, False)),
         "after load_policy() the evaluation actions differ: name what act reads in components(), "
-        "and not as one of the memories of algos.agent.MEMORIES",
+        "and not as one of the memories of algos.base.agent.MEMORIES",
     )
 
 
@@ -268,7 +268,7 @@ def facts_are_true(algo: Algo) -> None:
 
 def _check_options(algo: Algo) -> None:
     good = isinstance(algo.Config, type) and issubclass(algo.Config, AgentConfig)
-    require(good, "`Config` is no subclass of algos.config.AgentConfig: derive it")
+    require(good, "`Config` is no subclass of algos.parts.config.AgentConfig: derive it")
     for field in dataclasses.fields(algo.Config):
         said = bool(field.metadata.get("doc"))
         require(

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from runners.process import setup_process
+from runners.training.process import setup_process
 
 setup_process()
 
@@ -30,10 +30,13 @@ from torch import Tensor  # noqa: E402
 
 import algos  # noqa: E402
 import envs  # noqa: E402
-from algos.pixels import FRAME  # noqa: E402
-from algos.rng import ReplicaRng  # noqa: E402
-from runners.checkpoint import write_atomic  # noqa: E402
-from runners.cli import (  # noqa: E402
+from algos.parts.rng import ReplicaRng  # noqa: E402
+from algos.parts.vision import FRAME  # noqa: E402
+from runners.cells.grid import agent_for  # noqa: E402
+from runners.cells.seeding import derive_seed  # noqa: E402
+from runners.storage.checkpoint import write_atomic  # noqa: E402
+from runners.storage.rundir import Cell  # noqa: E402
+from runners.terminal.cli import (  # noqa: E402
     EXIT_OK,
     Parser,
     UserError,
@@ -41,11 +44,8 @@ from runners.cli import (  # noqa: E402
     positive,
     run_main,
 )
-from runners.grid import agent_for  # noqa: E402
-from runners.policy import load_policy, read_cell  # noqa: E402
-from runners.replica import make_env  # noqa: E402
-from runners.rundir import Cell  # noqa: E402
-from runners.seeding import derive_seed  # noqa: E402
+from runners.training.replica import make_env  # noqa: E402
+from runners.training.trained import load_policy, read_cell  # noqa: E402
 
 Array = NDArray[Any]
 
@@ -56,12 +56,12 @@ COLUMNS = ("state", "agent_step", "level", "error")
 
 @runtime_checkable
 class Generator(Protocol):
-    """An agent that can draw next frames, as `algos._diffsr_pixels.PixelDiffSR`."""
+    """An agent that can draw next frames, as `algos.pixels.diffsr.PixelDiffSR`."""
 
     eval_rng: ReplicaRng
 
     def act(self, obs: Array, explore: bool) -> Array:
-        """See `algos.agent.Agent.act`."""
+        """See `algos.base.agent.Agent.act`."""
 
     def generate(self, obs: Tensor, action: Tensor, shown: int, rng: ReplicaRng) -> Tensor:
         """Frames `[R, N, shown, 3, H, W]` uint8 on the way from noise to a next frame."""

@@ -16,15 +16,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runners.process import How, setup_process
+from runners.training.process import How, setup_process
 
 setup_process()
 
 import numpy as np  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
-from runners.checkpoint import write_atomic  # noqa: E402
-from runners.cli import (  # noqa: E402
+from runners.cells.seeding import derive_seed  # noqa: E402
+from runners.storage.checkpoint import write_atomic  # noqa: E402
+from runners.storage.rundir import Cell, RunDirectory  # noqa: E402
+from runners.terminal.cli import (  # noqa: E402
     EXIT_OK,
     Parser,
     UserError,
@@ -32,11 +34,9 @@ from runners.cli import (  # noqa: E402
     positive,
     run_main,
 )
-from runners.loop import Loop, Progress  # noqa: E402
-from runners.policy import read_cell  # noqa: E402
-from runners.replica import make_env  # noqa: E402
-from runners.rundir import Cell, RunDirectory  # noqa: E402
-from runners.seeding import derive_seed  # noqa: E402
+from runners.training.loop import Loop, Progress  # noqa: E402
+from runners.training.replica import make_env  # noqa: E402
+from runners.training.trained import read_cell  # noqa: E402
 
 Array = NDArray[Any]
 FILE = "actions.csv"

@@ -18,9 +18,9 @@ from statistics import mean
 from rich.console import Console, Group
 from rich.live import Live
 
-from runners.cli import EXIT_OK, Parser, UserError, run_main
-from runners.progress import MOST_ROWS, clock, make_console, make_table, number
-from runners.survey import STATUSES, Seen, Survey, survey
+from runners.storage.survey import STATUSES, Seen, Survey, survey
+from runners.terminal.cli import EXIT_OK, Parser, UserError, run_main
+from runners.terminal.progress import MOST_ROWS, clock, make_console, make_table, number
 
 
 @dataclass(frozen=True)

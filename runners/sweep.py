@@ -16,9 +16,14 @@ from rich.table import Table
 
 import algos
 import envs
-from algos.agent import Agent
-from runners import manifest
-from runners.cli import (
+from algos.base.agent import Agent
+from runners.cells.grid import agent_for, make_cells, make_runs, parse_seeds, split, unsupported
+from runners.cells.protocols import protocol
+from runners.launchers.choose import add_launcher, make_launcher
+from runners.storage import manifest
+from runners.storage.requested import write_plan
+from runners.storage.rundir import Cell, RunDirectory, open_experiment
+from runners.terminal.cli import (
     EXIT_AGAIN,
     EXIT_FAILED,
     EXIT_OK,
@@ -29,9 +34,7 @@ from runners.cli import (
     positive,
     run_main,
 )
-from runners.grid import agent_for, make_cells, make_runs, parse_seeds, split, unsupported
-from runners.launchers.choose import add_launcher, make_launcher
-from runners.options import (
+from runners.terminal.options import (
     add_common,
     check_common,
     check_disk,
@@ -41,10 +44,7 @@ from runners.options import (
     how_of,
     options_text,
 )
-from runners.plan import write_plan
-from runners.progress import Row, View, clock, make_console
-from runners.protocols import protocol
-from runners.rundir import Cell, RunDirectory, open_experiment
+from runners.terminal.progress import Row, View, clock, make_console
 
 
 def parser() -> Parser:
@@ -180,10 +180,10 @@ def dry_run(
     cells: Sequence[Cell], experiment: Path, device: str, workers: int, console: Console
 ) -> int:
     """Show the cells with measured estimates of time, memory and disk."""
-    from runners.process import setup_process
+    from runners.training.process import setup_process
 
     setup_process()
-    from runners.estimate import estimates
+    from runners.training.estimate import estimates
 
     table = Table(title=f"{len(cells)} cells for {experiment}, {workers} workers")
     for column in ("cell", "steps", "time", "memory", "checkpoint", "state"):

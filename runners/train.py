@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from runners.process import setup_process
+from runners.training.process import setup_process
 
 setup_process()
 
 import algos  # noqa: E402
-from runners.cli import (  # noqa: E402
+from runners.cells.grid import make_cells, parse_entry, unsupported  # noqa: E402
+from runners.cells.protocols import protocol  # noqa: E402
+from runners.storage.rundir import open_experiment  # noqa: E402
+from runners.terminal.cli import (  # noqa: E402
     EXIT_AGAIN,
     EXIT_FAILED,
     EXIT_OK,
@@ -19,9 +22,7 @@ from runners.cli import (  # noqa: E402
     check_device,
     run_main,
 )
-from runners.grid import make_cells, parse_entry, unsupported  # noqa: E402
-from runners.loop import Progress  # noqa: E402
-from runners.options import (  # noqa: E402
+from runners.terminal.options import (  # noqa: E402
     add_common,
     check_common,
     check_disk,
@@ -31,10 +32,9 @@ from runners.options import (  # noqa: E402
     how_of,
     options_text,
 )
-from runners.progress import View, make_console  # noqa: E402
-from runners.protocols import protocol  # noqa: E402
-from runners.rundir import open_experiment  # noqa: E402
-from runners.worker import StopFlag, run_here  # noqa: E402
+from runners.terminal.progress import View, make_console  # noqa: E402
+from runners.training.loop import Progress  # noqa: E402
+from runners.training.worker import StopFlag, run_here  # noqa: E402
 
 
 def parser() -> Parser:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runners.process import setup_process
+from runners.training.process import setup_process
 
 setup_process()
 
@@ -26,9 +26,10 @@ from numpy.typing import NDArray  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import envs  # noqa: E402
-from algos.agent import Agent  # noqa: E402
+from algos.base.agent import Agent  # noqa: E402
 from envs.pixels import NoRendering, check_size, gl_problem  # noqa: E402
-from runners.cli import (  # noqa: E402
+from runners.cells.seeding import derive_seed  # noqa: E402
+from runners.terminal.cli import (  # noqa: E402
     EXIT_OK,
     Parser,
     UserError,
@@ -36,9 +37,8 @@ from runners.cli import (  # noqa: E402
     positive,
     run_main,
 )
-from runners.policy import load_policy, read_cell  # noqa: E402
-from runners.replica import make_env  # noqa: E402
-from runners.seeding import derive_seed  # noqa: E402
+from runners.training.replica import make_env  # noqa: E402
+from runners.training.trained import load_policy, read_cell  # noqa: E402
 
 Frame = NDArray[np.uint8]
 FPS = 30.0  # of a task that does not say

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from runners.cli import Parser, UserError, positive
-from runners.process import How
-from runners.progress import View
-from runners.rundir import Run
+from runners.storage.rundir import Run
+from runners.terminal.cli import Parser, UserError, positive
+from runners.terminal.progress import View
+from runners.training.process import How
 
 LAUNCHERS = ("local", "ray", "slurm")
 # Which launchers an option is for; those that are not named here are for all.

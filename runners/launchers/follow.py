@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from runners.lease import holder, taken
-from runners.progress import View
-from runners.rundir import Run, RunDirectory
-from runners.worker import Message
+from runners.storage.lease import holder, taken
+from runners.storage.rundir import Run, RunDirectory
+from runners.terminal.progress import View
+from runners.training.worker import Message
 
 POLL_SECONDS = 1.0
 MOST_LOOKS = 200  # in a poll; of 1,000 runs each is read every five seconds

@@ -21,16 +21,16 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from runners.launchers.follow import Follower
-from runners.process import THREAD_ENVIRONMENT, How
-from runners.progress import Row, View
-from runners.rundir import Run
-from runners.worker import Message, StopFlag, work
+from runners.storage.rundir import Run
+from runners.terminal.progress import Row, View
+from runners.training.process import THREAD_ENVIRONMENT, How
+from runners.training.worker import Message, StopFlag, work
 
 TICK_SECONDS = 0.2
 TRIES = 3
 """How often a run is begun whose worker hangs."""
 # The first optimiser of a process imports torch._dynamo, which takes about two seconds.
-PRELOAD = ["runners.sweep", "runners.run", "torch._dynamo", "runners.launchers.warm"]
+PRELOAD = ["runners.sweep", "runners.training.session", "torch._dynamo", "runners.launchers.warm"]
 
 
 @dataclass

@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runners import manifest
-from runners.cli import EXIT_FAILED, UserError
-from runners.process import How
-from runners.rundir import Run
-from runners.worker import Message, run_here
+from runners.storage import manifest
+from runners.storage.rundir import Run
+from runners.terminal.cli import EXIT_FAILED, UserError
+from runners.training.process import How
+from runners.training.worker import Message, run_here
 
 if TYPE_CHECKING:
-    from runners.loop import Progress
+    from runners.training.loop import Progress
 
 WATCH_SECONDS = 1.0
 

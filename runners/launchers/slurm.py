@@ -20,15 +20,15 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from runners.checkpoint import write_atomic
-from runners.cli import EXIT_AGAIN, UserError
 from runners.launchers.follow import Follower
 from runners.launchers.remote import Needs, Origin, run_watched
-from runners.lease import BEAT_SECONDS, LEASE_SECONDS
-from runners.process import How
-from runners.progress import View
-from runners.rundir import Run
-from runners.worker import End, Message, StopFlag
+from runners.storage.checkpoint import write_atomic
+from runners.storage.lease import BEAT_SECONDS, LEASE_SECONDS
+from runners.storage.rundir import Run
+from runners.terminal.cli import EXIT_AGAIN, UserError
+from runners.terminal.progress import View
+from runners.training.process import How
+from runners.training.worker import End, Message, StopFlag
 
 if TYPE_CHECKING:
     from submitit import Executor, Job

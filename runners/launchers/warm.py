@@ -6,7 +6,7 @@ writes into run.json is then also the version of the code that it runs, not of w
 """
 
 import algos
-from runners import manifest
+from runners.storage import manifest
 
 algos.list_algos()
 manifest.code_version()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from algos import networks
+from algos.parts import networks
 
 
 @pytest.fixture

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from experiment_files import write_experiment, write_run
 from scipy import stats as scipy_stats
 
 import algos
 import analysis
 import envs
-from analysis.claim_list import SECONDS, Arm, Claim, Part, claims
-from analysis.claim_tests import OPEN, REFUTED, SUPPORTED, judge
 from analysis.claims import choose, main, summary, sweep_commands, test_row
-from analysis.load import load
-from analysis.stats import seeds_needed
-from runners.protocols import PROTOCOLS
+from analysis.data.load import load
+from analysis.papers.claim_list import SECONDS, Arm, Claim, Part, claims
+from analysis.papers.claim_tests import OPEN, REFUTED, SUPPORTED, judge
+from analysis.statistics.stats import seeds_needed
+from runners.cells.protocols import PROTOCOLS
+from tests.helpers.experiments import write_experiment, write_run
 
 ROOT = Path(analysis.__file__).parents[1]
 TASK = "mbbl/Ant-ET"

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from experiment_files import write_experiment, write_run
 from scipy import stats as scipy_stats
 
 from analysis.compare import compare, main, match, what_changed
-from analysis.load import load
+from analysis.data.load import load
+from tests.helpers.experiments import write_experiment, write_run
 
 TASK = "mbbl/HalfCheetah"
 FULL = {"name": "full", "reduced": False, "steps": 4000}

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from experiment_files import write_experiment, write_run
 
 import analysis
 from analysis.docs import BEGIN, END, HEADING, kept_experiments, main
+from tests.helpers.experiments import write_experiment, write_run
 
 ROOT = Path(analysis.__file__).parents[1]
 TASK = "mbbl/HalfCheetah"

@@ -5,11 +5,12 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from experiment_files import write_experiment, write_run
 
-from analysis import efficiency, intervals, profiles
-from analysis.load import load
-from analysis.values import areas, paired, run_values, steps_to_thresholds
+from analysis import efficiency
+from analysis.data.load import load
+from analysis.data.values import areas, paired, run_values, steps_to_thresholds
+from analysis.drawing import intervals, profiles
+from tests.helpers.experiments import write_experiment, write_run
 
 TASK, OTHER, JUDGED = "mbbl/Pendulum", "nowhere/Task", "metaworld/door-open"
 HALF = -202.6 + 0.5 * (168.2 + 202.6)

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from experiment_files import write_experiment, write_run
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from analysis.data.importing import COLUMNS
+from analysis.data.load import load
 from analysis.exchange import main, tidy
-from analysis.importing import COLUMNS
-from analysis.load import load
 from analysis.report import main as report
+from tests.helpers.experiments import write_experiment, write_run
 
 TASK = "gym/Hopper-v5"
 HEADER = "task,method,seed,env_step,return"

@@ -9,22 +9,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from experiment_files import write_experiment, write_run
 from PIL import Image
 
 import algos
 import analysis
 import envs
-from algos.config import nearest
-from analysis import figure_bandit, figure_hours, figure_table, figures, style
-from analysis.coverage import Coverage, cover
-from analysis.load import load
-from analysis.provenance import shell
-from analysis.published import numbers
-from analysis.targets import TARGETS, TITLES
+from algos.parts.config import nearest
+from analysis import figures
+from analysis.data.load import load
+from analysis.data.provenance import shell
+from analysis.data.published import numbers
+from analysis.drawing import style
+from analysis.papers import figure_bandit, figure_hours, figure_table
+from analysis.papers.coverage import Coverage, cover
+from analysis.papers.targets import TARGETS, TITLES
 from runners import sweep
-from runners.grid import make_cells, parse_seeds, split
-from runners.protocols import PROTOCOLS
+from runners.cells.grid import make_cells, parse_seeds, split
+from runners.cells.protocols import PROTOCOLS
+from tests.helpers.experiments import write_experiment, write_run
 
 ROOT = Path(analysis.__file__).parents[1]
 TABLE, CURVES, HOURS = (TARGETS[f"diffsr-{name}"] for name in ("table1", "curves", "runtime"))

@@ -12,13 +12,14 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
-from experiment_files import write_experiment, write_run
 
 import analysis
-from analysis import curves, intervals, stats
-from analysis.load import load
-from analysis.published import normalisation
+from analysis.data.load import load
+from analysis.data.published import normalisation
+from analysis.drawing import curves, intervals
 from analysis.report import main
+from analysis.statistics import stats
+from tests.helpers.experiments import write_experiment, write_run
 
 TABLES = [
     f"{stem}{suffix}"

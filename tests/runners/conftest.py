@@ -3,11 +3,11 @@
 import signal
 
 import pytest
-from runner_helpers import FAKES, TINY, load_fake, work_with_fakes
 
 import algos
+from runners.cells.protocols import PROTOCOLS
 from runners.launchers import local
-from runners.protocols import PROTOCOLS
+from tests.helpers.runs import FAKES, TINY, load_fake, work_with_fakes
 
 
 @pytest.fixture

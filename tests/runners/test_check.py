@@ -1,13 +1,13 @@
 """Every rule holds for every agent, and every rule can fail."""
 
 import pytest
-import tiny_agents as tiny
 
 import algos
+import tests.helpers.agents as tiny
 from algos import UnknownAlgo
 from runners import check
-from runners.cli import run_main
-from runners.rules import RULES, judge
+from runners.conformance.harness import RULES, judge
+from runners.terminal.cli import run_main
 
 # Rule, an agent that breaks it, words of the failure.
 BROKEN = [

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runner_helpers import PIXEL_TASK, cell_of, load_fake, snapshot
 
-from runners import checkpoint, generate, manifest
-from runners.cli import run_main
-from runners.loop import make_agent
-from runners.policy import load_policy
-from runners.replica import make_env
-from runners.rundir import RunDirectory
-from runners.seeding import derive_seed
+from runners import generate
+from runners.cells.seeding import derive_seed
+from runners.storage import checkpoint, manifest
+from runners.storage.rundir import RunDirectory
+from runners.terminal.cli import run_main
+from runners.training.loop import make_agent
+from runners.training.replica import make_env
+from runners.training.trained import load_policy
+from tests.helpers.runs import PIXEL_TASK, cell_of, load_fake, snapshot
 
 SETS = ("latent_dim=8", "feature_dim=8", "trunk_dim=8", "psi_hidden=8", "zeta_hidden=8")
 

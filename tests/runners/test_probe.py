@@ -6,13 +6,13 @@ import json
 
 import numpy as np
 import pytest
-from runner_helpers import TINY
 
 from runners import probe
-from runners.cli import run_main
-from runners.grid import make_cells
-from runners.policy import load_policy
-from runners.run import run_cell
+from runners.cells.grid import make_cells
+from runners.terminal.cli import run_main
+from runners.training.session import run_cell
+from runners.training.trained import load_policy
+from tests.helpers.runs import TINY
 
 RULES = dataclasses.replace(TINY, eval_episodes=3)
 SMALL = (

@@ -13,16 +13,17 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from runner_helpers import ROOT, TINY, Forked, cell_of, snapshot, wait_until
 
 import envs
-from runners import status, survey
-from runners.cli import UserError
-from runners.lease import Holder, Lease
-from runners.loop import PHASES
-from runners.manifest import build
-from runners.plan import FOLDER, read_plan, write_plan
-from runners.rundir import RunDirectory, open_experiment
+from runners import status
+from runners.storage import survey
+from runners.storage.lease import Holder, Lease
+from runners.storage.manifest import build
+from runners.storage.requested import FOLDER, read_plan, write_plan
+from runners.storage.rundir import RunDirectory, open_experiment
+from runners.terminal.cli import UserError
+from runners.training.loop import PHASES
+from tests.helpers.runs import ROOT, TINY, Forked, cell_of, snapshot, wait_until
 
 LONG = dataclasses.replace(TINY, name="long", steps=1_000, eval_every=100)
 

@@ -7,15 +7,15 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
-from runner_helpers import TINY, cell_of, load_fake
 
 import envs
 from runners import watch
-from runners.cli import run_main
-from runners.policy import load_policy
-from runners.replica import make_env
-from runners.run import run_cell
-from runners.seeding import derive_seed
+from runners.cells.seeding import derive_seed
+from runners.terminal.cli import run_main
+from runners.training.replica import make_env
+from runners.training.session import run_cell
+from runners.training.trained import load_policy
+from tests.helpers.runs import TINY, cell_of, load_fake
 
 TASK = "dmc/cartpole-balance@action_repeat=50"  # 20 steps per episode, 2 per second
 SIZE = 36  # no multiple of the blocks of a codec

@@ -1,0 +1,1 @@
+"""Building blocks of methods: networks, losses, optimisers, memories, random streams."""

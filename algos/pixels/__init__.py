@@ -1,0 +1,1 @@
+"""Versions of methods that read images; a file has the name of the method it belongs to."""

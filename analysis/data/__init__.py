@@ -1,0 +1,1 @@
+"""Reading of runs, logs and published numbers."""

@@ -1,0 +1,156 @@
+"""Numbers taken from papers, shipped as CSV files beside this module; README.md explains them."""
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import IO, Any
+
+import pandas as pd
+
+from analysis.data.load import Measure
+
+STATISTICS = {
+    "last": "last evaluation",
+    "last4": "mean of the last four evaluations",
+    "best": "best evaluation of each run",
+    "best_mean": "best evaluation of the mean over seeds",
+    "end": "end of training, over which evaluations is not stated",
+    "point": "learning curve at this number of steps",
+    "training": "exploring training episodes at the end",
+    "total": "the whole run",
+    "unstated": "not stated",
+}
+"""What a number is of its run; the first three are those of `stats.RUN_STATISTICS`."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A number that someone published.
+
+    Attributes:
+        task: Task id here, or the id that the task would have.
+        method: Name of the algorithm here, or the name that it would have.
+        printed: Name of the method in the source.
+        metric: `return` (in the task's reward units), `success (any step)`, `success (last step)`
+            (both in [0, 1]) or `hours`.
+        statistic: What the number is of its run, a name in `STATISTICS`.
+        steps: Environment steps of the run, None if not stated.
+        mean: The number; None where the source prints that there is none.
+        std: What the source prints after ±; None if nothing.
+        spread: What `std` is: `std` or `population std` over seeds, `standard error`, `episodes`
+            (of one trained agent), `tasks`, or `unstated`; empty without one.
+        seeds: Number of seeds, None if not stated.
+        environment: Which simulator or version of the tasks.
+        source: Name in `sources()`.
+        reading: How the number was read: table, text, figure, file, or summary (second-hand).
+        copied_from: The cell that this one was copied from, `<source>: <printed>`; empty for the
+            source's own number.
+        original_mean: The mean of that cell where it was mis-copied, else None.
+        original_std: The std of that cell where it was mis-copied, else None.
+        note: Anything else.
+    """
+
+    task: str
+    method: str
+    printed: str
+    metric: str
+    statistic: str
+    steps: int | None
+    mean: float | None
+    std: float | None
+    spread: str
+    seeds: int | None
+    environment: str
+    source: str
+    reading: str
+    copied_from: str
+    original_mean: float | None
+    original_std: float | None
+    note: str
+
+    @property
+    def miscopied(self) -> bool:
+        """Whether the cell was copied from another table, wrongly."""
+        return self.original_mean is not None
+
+    @property
+    def deviation(self) -> float | None:
+        """The standard deviation over seeds, None if it is not known.
+
+        A spread that the source does not explain is taken to be one.
+        """
+        if self.std is None or self.spread in ("episodes", "tasks"):
+            return None
+        if self.spread == "standard error":
+            return None if self.seeds is None else self.std * self.seeds**0.5
+        return self.std
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The constants that map a value to a normalised score.
+
+    Attributes:
+        measure: What the value measures: `return`, or `success` at any step of an episode.
+        random: Value that scores 0, in the task's reward units or as a rate in [0, 1].
+        reference: Value that scores 1, in the same unit.
+        source: Where the two come from.
+    """
+
+    measure: Measure
+    random: float
+    reference: float
+    source: str
+
+
+@cache
+def normalisation() -> pd.DataFrame:
+    """Returns all constants: a frame indexed by task id with the columns of a `Scale`."""
+    return _read("normalisation.csv").set_index("task")
+
+
+@cache
+def scale(task: str) -> Scale | None:
+    """Returns the constants of a task, None if it has none; the settings of its id play no part."""
+    name, constants = task.partition("@")[0], normalisation()
+    if name not in constants.index:
+        return None
+    row: Any = constants.loc[name]
+    return Scale(row["measure"], float(row["random"]), float(row["reference"]), row["source"])
+
+
+@cache
+def numbers() -> tuple[Published, ...]:
+    """Returns every published number, in the order of published.csv."""
+    with _open("published.csv") as file:
+        return tuple(_number(row) for row in csv.DictReader(file))
+
+
+@cache
+def sources() -> pd.DataFrame:
+    """Returns where the numbers come from, the first choice among several first.
+
+    Returns:
+        A frame indexed by the short name of the source with the columns `reference` and `note`.
+    """
+    return _read("sources.csv").fillna("").set_index("source")
+
+
+def _open(name: str) -> IO[str]:
+    return files(__package__).joinpath(name).open(encoding="utf-8")
+
+
+def _read(name: str) -> pd.DataFrame:
+    with _open(name) as file:
+        return pd.read_csv(file)
+
+
+def _number(row: dict[str, str]) -> Published:
+    """Reads a line of published.csv, in which an empty field is a number that is not known."""
+    parsed: dict[str, Any] = dict(row)
+    for field in ("steps", "seeds"):
+        parsed[field] = int(row[field]) if row[field] else None
+    for field in ("mean", "std", "original_mean", "original_std"):
+        parsed[field] = float(row[field]) if row[field] else None
+    return Published(**parsed)

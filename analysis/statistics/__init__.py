@@ -1,0 +1,1 @@
+"""Statistics over evaluations, seeds and tasks."""

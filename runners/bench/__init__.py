@@ -1,0 +1,1 @@
+"""Measurements of speed: methods, pixels, checkpoints, the launcher."""

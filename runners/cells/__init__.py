@@ -1,0 +1,1 @@
+"""What an experiment consists of: cells, protocols, seeds. Imports no torch."""

@@ -1,0 +1,1 @@
+"""Training of the cells of one run, from the environment loop to its last record."""

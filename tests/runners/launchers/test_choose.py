@@ -1,0 +1,73 @@
+"""Which launcher a command line means, and what it refuses in one line."""
+
+import pytest
+
+from runners.launchers import choose
+from runners.launchers.local import LocalLauncher
+from runners.launchers.remote import Needs
+from runners.terminal.cli import Parser, UserError
+from runners.training.process import How
+
+
+def parse(*words):
+    parser = Parser("test", "")
+    choose.add_launcher(parser)
+    return parser.parse_args(words)
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """What the launchers of a cluster are made of; there is none here."""
+    made = []
+    for module in ("ray", "slurm"):
+        pytest.importorskip("ray" if module == "ray" else "submitit")
+        launcher = f"runners.launchers.{module}.{module.title()}Launcher"
+        monkeypatch.setattr(launcher, lambda *values: made.append(values))
+    return made
+
+
+def test_the_local_launcher_is_the_default():
+    launcher = choose.make_launcher(parse(), 3, How())
+    assert isinstance(launcher, LocalLauncher)
+    assert launcher.workers == 3
+
+
+def test_options_reach_ray(made):
+    how = How("cuda")
+    choose.make_launcher(parse("--launcher=ray"), 1, how)
+    words = "--launcher=ray --address=head:1 --cpus-per-run=0.5 --gpus-per-run=0.25"
+    choose.make_launcher(parse(*words.split(), "--memory-per-run=3"), 1, how)
+    assert made == [("auto", how, Needs(1, 1)), ("head:1", how, Needs(0.5, 0.25, 3))]
+
+
+def test_options_reach_slurm(made):
+    how = How()
+    choose.make_launcher(parse("--launcher=slurm"), 1, how)
+    words = "--launcher=slurm --partition=long --time=90 --workers=7 --slurm account=a=b"
+    choose.make_launcher(parse(*words.split(), "--slurm", "qos=low"), 1, how)
+    extra = {"account": "a=b", "qos": "low"}
+    assert made == [(how, Needs(), 240, None, None, {}), (how, Needs(), 90, "long", 7, extra)]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("--launcher=ray --workers=3", "--workers 3: only with --launcher local or slurm"),
+        ("--gpus-per-run=0.5", "--gpus-per-run 0.5: only with --launcher ray or slurm"),
+        ("--launcher=ray --partition=x", "--partition x: only with --launcher slurm"),
+        ("--launcher=slurm --address=auto", "--address auto: only with --launcher ray"),
+        ("--slurm qos=low", "--slurm qos=low: only with --launcher slurm"),
+        ("--launcher=slurm --time=0", "--time 0: must be at least 1"),
+        ("--launcher=slurm --workers=0", "--workers 0: must be at least 1"),
+        ("--launcher=slurm --slurm qos", "--slurm qos: expected KEY=VALUE, as in account=mine"),
+        (
+            "--launcher=slurm --slurm=--qos=x",
+            "--slurm --qos=x: expected KEY=VALUE, as in account=mine",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_one_line(words, line, made):
+    with pytest.raises(UserError) as error:
+        choose.make_launcher(parse(*words.split()), 1, How())
+    assert str(error.value) == line
+    assert not made
