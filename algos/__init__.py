@@ -15,9 +15,12 @@ import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-from algos.base.agent import Agent
 from algos.parts.config import nearest
+
+if TYPE_CHECKING:  # it brings torch, which is loaded when the first agent is
+    from algos.base.agent import Agent
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -28,6 +31,8 @@ class UnknownAlgo(ValueError):
 
 def _agent_of(module: ModuleType) -> type[Agent] | None:
     """The agent that a module defines, None if it defines none."""
+    from algos.base.agent import Agent
+
     found = [
         member
         for _, member in inspect.getmembers(module, inspect.isclass)

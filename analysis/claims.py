@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from math import inf, isfinite
 from pathlib import Path
 
-from analysis.data.files import write_atomic
 from analysis.data.load import Experiment, ExperimentError, load
 from analysis.data.provenance import shell, sweep_arguments
 from analysis.docs import kept_experiments
@@ -25,6 +24,7 @@ from analysis.papers.claim_tests import (
 )
 from analysis.papers.claim_tests import judge as judge  # The one name that others need.
 from analysis.papers.verdicts import environment
+from runners.cells.files import write_atomic
 
 COMMAND = "python -m analysis.claims"
 RULES = (

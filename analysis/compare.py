@@ -15,13 +15,13 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.data.files import write_atomic
 from analysis.data.load import Experiment, ExperimentError, Measure, load, natural
 from analysis.data.values import run_values
 from analysis.drawing.runtime import run_times
 from analysis.drawing.tables import Cell, Table, seed_cell
 from analysis.statistics.effects import ratio
 from analysis.statistics.stats import DESCRIPTIONS, RUN_STATISTICS, Array, Estimate, difference
+from runners.cells.files import write_atomic
 
 COMMAND = "python -m analysis.compare"
 FACTS = ("code", "packages", "machine", "threads", "precision", "device")

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.data.files import write_atomic
 from analysis.data.load import Experiment, ExperimentError, load
 from analysis.data.published import STATISTICS, Published, sources
 from analysis.drawing.tables import DASH, Cell, markdown_text
 from analysis.papers.verdicts import Measured, Row, environment, measured_beside_published
+from runners.cells.files import write_atomic
 
 BEGIN = "<!-- measured: begin -->"
 END = "<!-- measured: end -->"

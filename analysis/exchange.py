@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.data import tensorboard_logs
-from analysis.data.files import write_atomic
 from analysis.data.importing import COLUMNS, ImportedError, Origin, add_runs, read_tidy
 from analysis.data.load import Experiment, ExperimentError, load
+from runners.cells.files import write_atomic
 
 COMMAND = "python -m analysis.exchange"
 SUFFIXES = (".csv", ".parquet")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.data.files import write_atomic
 from analysis.data.load import SUCCESS_MEASURES, Experiment, ExperimentError, load
 from analysis.data.provenance import (
     origins,
@@ -23,6 +22,7 @@ from analysis.drawing import curves, intervals, profiles, runtime
 from analysis.drawing.tables import Table, markdown_text, seed_table, write_tables
 from analysis.html import page as html
 from analysis.statistics.stats import DESCRIPTIONS
+from runners.cells.files import write_atomic
 
 SUCCESS_NOTE = (
     "An episode is a success (any step) if one of its steps reports it, and a success (last step) "

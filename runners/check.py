@@ -24,6 +24,7 @@ import algos
 import envs
 from algos.base.agent import Agent, Array
 from algos.parts.config import AgentConfig, build_config
+from runners.cells.errors import EXIT_FAILED, EXIT_OK, UserError
 from runners.cells.grid import split
 from runners.conformance.harness import (
     ACTION_DIM,
@@ -49,7 +50,7 @@ from runners.conformance.harness import (
     several,
     shifted,
 )
-from runners.terminal.cli import EXIT_FAILED, EXIT_OK, Parser, UserError, run_main
+from runners.terminal.cli import Parser, run_main
 from runners.training.process import setup_process
 
 

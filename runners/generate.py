@@ -32,18 +32,12 @@ import algos  # noqa: E402
 import envs  # noqa: E402
 from algos.parts.rng import ReplicaRng  # noqa: E402
 from algos.parts.vision import FRAME  # noqa: E402
+from runners.cells.cell import Cell  # noqa: E402
+from runners.cells.errors import EXIT_OK, UserError, positive  # noqa: E402
+from runners.cells.files import write_atomic  # noqa: E402
 from runners.cells.grid import agent_for  # noqa: E402
 from runners.cells.seeding import derive_seed  # noqa: E402
-from runners.storage.checkpoint import write_atomic  # noqa: E402
-from runners.storage.rundir import Cell  # noqa: E402
-from runners.terminal.cli import (  # noqa: E402
-    EXIT_OK,
-    Parser,
-    UserError,
-    check_device,
-    positive,
-    run_main,
-)
+from runners.terminal.cli import Parser, check_device, run_main  # noqa: E402
 from runners.training.replica import make_env  # noqa: E402
 from runners.training.trained import load_policy, read_cell  # noqa: E402
 

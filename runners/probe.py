@@ -23,17 +23,12 @@ setup_process()
 import numpy as np  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
+from runners.cells.cell import Cell  # noqa: E402
+from runners.cells.errors import EXIT_OK, UserError, positive  # noqa: E402
+from runners.cells.files import write_atomic  # noqa: E402
 from runners.cells.seeding import derive_seed  # noqa: E402
-from runners.storage.checkpoint import write_atomic  # noqa: E402
-from runners.storage.rundir import Cell, RunDirectory  # noqa: E402
-from runners.terminal.cli import (  # noqa: E402
-    EXIT_OK,
-    Parser,
-    UserError,
-    check_device,
-    positive,
-    run_main,
-)
+from runners.storage.rundir import RunDirectory  # noqa: E402
+from runners.terminal.cli import Parser, check_device, run_main  # noqa: E402
 from runners.training.loop import Loop, Progress  # noqa: E402
 from runners.training.replica import make_env  # noqa: E402
 from runners.training.trained import read_cell  # noqa: E402

@@ -18,8 +18,10 @@ from statistics import mean
 from rich.console import Console, Group
 from rich.live import Live
 
-from runners.storage.survey import STATUSES, Seen, Survey, survey
-from runners.terminal.cli import EXIT_OK, Parser, UserError, run_main
+from runners.cells.errors import EXIT_OK, UserError
+from runners.cells.statuses import SHOWN
+from runners.storage.survey import Seen, Survey, survey
+from runners.terminal.cli import Parser, run_main
 from runners.terminal.progress import MOST_ROWS, clock, make_console, make_table, number
 
 
@@ -59,7 +61,7 @@ class Section:
 def summary(seen: Survey) -> list[str]:
     """How many cells are how far, when it ends, and what it takes."""
     counts = Counter(cell.status for cell in seen.cells)
-    told = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+    told = ", ".join(f"{counts[status]} {status}" for status in SHOWN if counts[status])
     lines = [f"{seen.path} ({seen.protocol}), {len(seen.cells)} cells: {told or 'none'}"]
     if seen.total_eta is not None:
         lines.append(f"all done in about {clock(seen.total_eta)}, if so many run at a time")

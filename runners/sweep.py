@@ -17,23 +17,15 @@ from rich.table import Table
 import algos
 import envs
 from algos.base.agent import Agent
-from runners.cells.grid import agent_for, make_cells, make_runs, parse_seeds, split, unsupported
+from runners.cells.cell import Cell
+from runners.cells.errors import EXIT_AGAIN, EXIT_FAILED, EXIT_OK, EXIT_USAGE, UserError, positive
+from runners.cells.grid import agent_for, make_cells, parse_seeds, split, unsupported
 from runners.cells.protocols import protocol
 from runners.launchers.choose import add_launcher, make_launcher
 from runners.storage import manifest
 from runners.storage.requested import write_plan
-from runners.storage.rundir import Cell, RunDirectory, open_experiment
-from runners.terminal.cli import (
-    EXIT_AGAIN,
-    EXIT_FAILED,
-    EXIT_OK,
-    EXIT_USAGE,
-    Parser,
-    UserError,
-    check_device,
-    positive,
-    run_main,
-)
+from runners.storage.rundir import RunDirectory, open_experiment
+from runners.terminal.cli import Parser, check_device, run_main
 from runners.terminal.options import (
     add_common,
     check_common,
@@ -45,6 +37,7 @@ from runners.terminal.options import (
     options_text,
 )
 from runners.terminal.progress import Row, View, clock, make_console
+from runners.training.groups import make_runs
 
 
 def parser() -> Parser:

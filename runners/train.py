@@ -10,18 +10,11 @@ from runners.training.process import setup_process
 setup_process()
 
 import algos  # noqa: E402
+from runners.cells.errors import EXIT_AGAIN, EXIT_FAILED, EXIT_OK, UserError  # noqa: E402
 from runners.cells.grid import make_cells, parse_entry, unsupported  # noqa: E402
 from runners.cells.protocols import protocol  # noqa: E402
 from runners.storage.rundir import open_experiment  # noqa: E402
-from runners.terminal.cli import (  # noqa: E402
-    EXIT_AGAIN,
-    EXIT_FAILED,
-    EXIT_OK,
-    Parser,
-    UserError,
-    check_device,
-    run_main,
-)
+from runners.terminal.cli import Parser, check_device, run_main  # noqa: E402
 from runners.terminal.options import (  # noqa: E402
     add_common,
     check_common,

@@ -28,15 +28,9 @@ from PIL import Image  # noqa: E402
 import envs  # noqa: E402
 from algos.base.agent import Agent  # noqa: E402
 from envs.pixels import NoRendering, check_size, gl_problem  # noqa: E402
+from runners.cells.errors import EXIT_OK, UserError, positive  # noqa: E402
 from runners.cells.seeding import derive_seed  # noqa: E402
-from runners.terminal.cli import (  # noqa: E402
-    EXIT_OK,
-    Parser,
-    UserError,
-    check_device,
-    positive,
-    run_main,
-)
+from runners.terminal.cli import Parser, check_device, run_main  # noqa: E402
 from runners.training.replica import make_env  # noqa: E402
 from runners.training.trained import load_policy, read_cell  # noqa: E402
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from analysis.data.files import write_atomic
+from runners.cells.files import write_atomic
 
 FOLDER = ".cache"
 

@@ -16,8 +16,10 @@ from typing import Any
 import pandas as pd
 from pandas.errors import ParserWarning
 
-from analysis.data.files import write_atomic
-from analysis.data.load import EVALUATION_COLUMNS, STATUSES, SUCCESS_COLUMNS, load
+from analysis.data.load import load
+from runners.cells.files import write_atomic
+from runners.cells.schema import EVALUATION_COLUMNS, SUCCESS_COLUMNS
+from runners.cells.statuses import RECORDED
 
 IMPORTED = "imported"
 """The variant of imported runs: a method `sac` becomes `sac@imported`."""
@@ -91,7 +93,7 @@ def read_tidy(file: Path) -> pd.DataFrame:
         raise ImportedError(f"{file} has no row; expected one per evaluation episode")
     for name in table.columns.difference(list(TEXTS)):
         table[name] = _numbers(table, name, file)
-    for name, pattern in (("task", TASK), ("method", METHOD), ("status", "|".join(STATUSES))):
+    for name, pattern in (("task", TASK), ("method", METHOD), ("status", "|".join(RECORDED))):
         if name in table.columns:
             texts = table[name].astype(str)
             _refuse(~texts.str.fullmatch(pattern), table, name, file, _expected(name))
@@ -193,7 +195,7 @@ def _expected(what: str) -> str:
         "task": "<suite>/<name>, such as gym/Hopper-v5",
         "method": "a name without '/' and spaces, such as my-sac",
         "experiment": "a name without '/' and spaces, such as mine",
-        "status": f"one of {', '.join(STATUSES)}",
+        "status": f"one of {', '.join(RECORDED)}",
     }[what]
 
 
@@ -224,7 +226,7 @@ def _write_run(folder: Path, rows: pd.DataFrame, origin: Origin) -> None:
     """Writes one run directory, its run.json last."""
     first = rows.iloc[0]
     folder.mkdir(parents=True)
-    judged = SUCCESS_COLUMNS if rows[SUCCESS_COLUMNS].notna().any(axis=None) else []
+    judged = SUCCESS_COLUMNS if rows[list(SUCCESS_COLUMNS)].notna().any(axis=None) else ()
     episodes = rows.sort_values(["env_step", "episode"])[[*EVALUATION_COLUMNS, *judged]]
     whole = dict.fromkeys(["env_step", "episode"], "int64")
     write_atomic(folder / "evaluations.csv", episodes.astype(whole).to_csv(index=False))

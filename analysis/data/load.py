@@ -19,6 +19,8 @@ import pandas as pd
 from analysis.data.cache import Counts, read_cached
 from analysis.data.logs import ExperimentError, read_logs, read_table
 from analysis.statistics.stats import RUN_STATISTICS, Array
+from runners.cells.schema import EVALUATION_COLUMNS, SUCCESS_COLUMNS, TIMING_COLUMNS
+from runners.cells.statuses import RECORDED
 
 Measure = Literal["return", "success", "final_success"]
 """A column of an evaluation whose mean over the episodes is its result."""
@@ -33,12 +35,6 @@ RUN = ["task", "label", "seed"]
 
 RunKey = tuple[str, str, int]
 
-EVALUATION_COLUMNS = ["env_step", "episode", "return", "length", "success"]
-SUCCESS_COLUMNS = ["final_success"]
-"""Columns behind the others in the evaluations of tasks that report success."""
-
-TIMING_COLUMNS = ["env_step", "env", "act", "update", "eval"]
-STATUSES = ("running", "done", "failed", "diverged", "unsupported")
 CELL_PATH = "<suite>/<task>/<algo>[@<variant>]/seed-<k>/"
 
 
@@ -81,9 +77,9 @@ class Experiment:
         name: The experiment's name.
         protocol: The rules its runs followed.
         runs: One row per cell: task, label, title, seed, status, reason, steps, evaluations (their
-            number), code, machine, settings, wall_seconds, path. The status is one of `STATUSES`,
-            `missing` (no run here, but the same seed ran elsewhere in the experiment) or
-            `unreadable` (its run.json breaks the format).
+            number), code, machine, settings, wall_seconds, path. The status is one of
+            `statuses.RECORDED`, `missing` (no run here, but the same seed ran elsewhere in the
+            experiment) or `unreadable` (its run.json breaks the format).
         evaluations: One row per evaluation episode: task, label, seed, `EVALUATION_COLUMNS` and
             `SUCCESS_COLUMNS`; success is 0 or 1, NaN where the task does not report it.
         timing: One row per evaluation: task, label, seed and `TIMING_COLUMNS`, in seconds since
@@ -206,9 +202,9 @@ def load(path: Path) -> Experiment:
     name, protocol = _read_experiment(path)
     cells = _find_cells(path)
     evaluations, counts = _read_all(
-        path, cells, "evaluations.csv", EVALUATION_COLUMNS, SUCCESS_COLUMNS
+        path, cells, "evaluations.csv", list(EVALUATION_COLUMNS), SUCCESS_COLUMNS
     )
-    timing, _ = _read_all(path, cells, "timing.csv", TIMING_COLUMNS)
+    timing, _ = _read_all(path, cells, "timing.csv", list(TIMING_COLUMNS))
     numbers = _count_evaluations(evaluations["env_step"].to_numpy(), counts)
     rows = [
         _read_run(*cell) | {"evaluations": number}
@@ -329,8 +325,8 @@ def _read_run(task: str, label: str, seed: int, folder: Path) -> dict[str, Any]:
         return row | {"status": "missing", "reason": "no run.json"}
     try:
         data = _read_json(folder / "run.json")
-        if data.get("status") not in STATUSES:
-            valid = ", ".join(STATUSES)
+        if data.get("status") not in RECORDED:
+            valid = ", ".join(RECORDED)
             raise ExperimentError(f"run.json has status {data.get('status')!r}; expected {valid}")
     except ExperimentError as error:
         return row | {"status": "unreadable", "reason": " ".join(str(error).split())}

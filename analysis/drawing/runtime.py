@@ -7,11 +7,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from analysis.data.load import TIMING_COLUMNS, Experiment
+from analysis.data.load import Experiment
 from analysis.drawing import style
 from analysis.drawing.tables import DASH, Cell, Table, seed_cell, seed_table
+from runners.cells.schema import TIMING_COLUMNS
 
-PHASES = TIMING_COLUMNS[1:]
+PHASES = list(TIMING_COLUMNS[1:])
 TITLE = "Seconds per 1000 environment steps"
 
 

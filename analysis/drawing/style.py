@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from analysis.data.files import write_atomic
+from runners.cells.files import write_atomic
 
 Dash = str | tuple[int, tuple[float, ...]]
 

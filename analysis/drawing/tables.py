@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.data.files import write_atomic
+from runners.cells.files import write_atomic
 
 DASH = "—"
 TEX_HEADER = "% Needs \\usepackage{booktabs}.\n\n"

@@ -7,15 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.data.load import (
-    EVALUATION_COLUMNS,
-    SUCCESS_COLUMNS,
-    TIMING_COLUMNS,
-    Experiment,
-    Protocol,
-)
+from analysis.data.load import Experiment, Protocol
 from analysis.data.provenance import sweep_arguments
 from analysis.papers.targets import Key, Target, algo_title
+from runners.cells.schema import EVALUATION_COLUMNS, SUCCESS_COLUMNS, TIMING_COLUMNS
 
 KEYS = ["task", "label", "seed"]
 SHORTER = "shorter"

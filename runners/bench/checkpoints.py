@@ -25,9 +25,11 @@ import torch
 
 from algos.base.agent import Agent
 from runners.bench.methods import chosen, ready_agent, table
+from runners.cells.errors import EXIT_OK, UserError, positive
+from runners.cells.files import write_atomic
 from runners.storage import checkpoint, manifest
-from runners.storage.checkpoint import BLOCKS, write_atomic
-from runners.terminal.cli import EXIT_OK, Parser, UserError, check_device, positive, run_main
+from runners.storage.checkpoint import BLOCKS
+from runners.terminal.cli import Parser, check_device, run_main
 from runners.training.estimate import random_transition, time_learning
 from runners.training.process import How, setup_process
 

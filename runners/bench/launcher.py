@@ -24,12 +24,13 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
+from runners.cells.errors import EXIT_FAILED, EXIT_OK, positive
 from runners.cells.grid import make_cells
 from runners.cells.protocols import TOY
 from runners.launchers.local import LocalLauncher
 from runners.storage.rundir import open_experiment
 from runners.sweep import default_workers
-from runners.terminal.cli import EXIT_FAILED, EXIT_OK, Parser, positive, run_main
+from runners.terminal.cli import Parser, run_main
 from runners.terminal.progress import View
 from runners.training.process import How
 

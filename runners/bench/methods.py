@@ -40,14 +40,16 @@ from algos.base.agent import Agent, Spaces
 from algos.base.offpolicy import OffPolicyAgent
 from algos.parts.config import build_config
 from algos.parts.networks import PRECISIONS, arithmetic
+from runners.cells.errors import EXIT_OK, UserError, positive
+from runners.cells.files import write_atomic
 from runners.cells.grid import make_cells, split
 from runners.cells.protocols import DIFFSR
+from runners.cells.schema import PHASES
 from runners.storage import manifest
-from runners.storage.checkpoint import write_atomic
 from runners.storage.rundir import RunDirectory
-from runners.terminal.cli import EXIT_OK, Parser, UserError, check_device, positive, run_main
+from runners.terminal.cli import Parser, check_device, run_main
 from runners.training.estimate import random_transition
-from runners.training.loop import PHASES, Loop
+from runners.training.loop import Loop
 from runners.training.process import How, setup_process
 
 OBS_DIM, ACTION_DIM, BATCH = 17, 6, 256

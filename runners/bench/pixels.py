@@ -39,9 +39,10 @@ from runners.bench.methods import (
     ready_agent,
     table,
 )
+from runners.cells.errors import EXIT_OK, UserError, positive
+from runners.cells.files import write_atomic
 from runners.storage import checkpoint
-from runners.storage.checkpoint import write_atomic
-from runners.terminal.cli import EXIT_OK, Parser, UserError, check_device, positive, run_main
+from runners.terminal.cli import Parser, check_device, run_main
 from runners.training.estimate import peak_bytes, random_transition
 from runners.training.process import setup_process
 

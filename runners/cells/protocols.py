@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from algos.parts.config import nearest
-from runners.terminal.cli import UserError, positive
+from runners.cells.errors import UserError, positive
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from runners.storage.rundir import Run
-from runners.terminal.cli import Parser, UserError, positive
+from runners.cells.cell import Run
+from runners.cells.errors import UserError, positive
+from runners.terminal.cli import Parser
 from runners.terminal.progress import View
 from runners.training.process import How
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
+from runners.cells.cell import Run
 from runners.storage.lease import holder, taken
-from runners.storage.rundir import Run, RunDirectory
+from runners.storage.rundir import RunDirectory
 from runners.terminal.progress import View
 from runners.training.worker import Message
 

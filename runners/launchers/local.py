@@ -20,8 +20,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from runners.cells.cell import Run
 from runners.launchers.follow import Follower
-from runners.storage.rundir import Run
 from runners.terminal.progress import Row, View
 from runners.training.process import THREAD_ENVIRONMENT, How
 from runners.training.worker import Message, StopFlag, work

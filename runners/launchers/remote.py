@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runners.cells.cell import Run
+from runners.cells.errors import EXIT_FAILED, UserError
 from runners.storage import manifest
-from runners.storage.rundir import Run
-from runners.terminal.cli import EXIT_FAILED, UserError
 from runners.training.process import How
 from runners.training.worker import Message, run_here
 

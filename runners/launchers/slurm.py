@@ -20,12 +20,12 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from runners.cells.cell import Run
+from runners.cells.errors import EXIT_AGAIN, UserError
+from runners.cells.files import write_atomic
 from runners.launchers.follow import Follower
 from runners.launchers.remote import Needs, Origin, run_watched
-from runners.storage.checkpoint import write_atomic
 from runners.storage.lease import BEAT_SECONDS, LEASE_SECONDS
-from runners.storage.rundir import Run
-from runners.terminal.cli import EXIT_AGAIN, UserError
 from runners.terminal.progress import View
 from runners.training.process import How
 from runners.training.worker import End, Message, StopFlag

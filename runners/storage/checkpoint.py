@@ -17,11 +17,9 @@ import functools
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
 import stat
-import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +31,7 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as to_bytes
 
 from algos.parts.blocks import Block
+from runners.cells.files import sync, write_through
 from runners.storage.encoding import Arrays, decode, encode
 
 FORMAT = 2
@@ -104,36 +103,11 @@ def _write_blocks(folder: Path, blocks: Mapping[str, Block], trusted: Collection
         # damaged checkpoints were removed: it may hold anything.
         if name in trusted and path.exists() and path.stat().st_size == block.nbytes:
             continue
-        _write(place / PARTIAL, np.ascontiguousarray(block.array).data)
+        write_through(place / PARTIAL, np.ascontiguousarray(block.array).data)
         (place / PARTIAL).replace(path)
         written = True
     if written:
-        _sync(place)
-
-
-def _write(path: Path, content: bytes | memoryview) -> None:
-    path.write_bytes(content)
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a small file so that it is never seen half-written."""
-    # Two sweeps may begin the same experiment at once, also on two machines.
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        _write(partial, content.encode() if isinstance(content, str) else content)
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+        sync(place)
 
 
 def save(
@@ -198,11 +172,11 @@ def _write_checkpoint(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     _write_blocks(folder, blocks, trusted)
-    _write(partial / "tensors.safetensors", tensors)
-    _write(partial / "manifest.json", manifest)
-    _sync(partial)
+    write_through(partial / "tensors.safetensors", tensors)
+    write_through(partial / "manifest.json", manifest)
+    sync(partial)
     partial.rename(final)
-    _sync(folder)
+    sync(folder)
     return final, blocks
 
 

@@ -19,7 +19,8 @@ import torch
 import algos
 import envs
 from algos.parts.networks import arithmetic
-from runners.storage.rundir import FORMAT, Cell
+from runners.cells.cell import Cell
+from runners.cells.schema import FORMAT
 
 CIRCUMSTANCES = ("code", "packages", "machine", "precision", "device")
 """What may be another when a run goes on: commit, versions and place."""

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runners.terminal.cli import UserError
+from runners.cells.errors import UserError
 
 if TYPE_CHECKING:  # it brings torch, which `runners.status` does without
-    from runners.storage.rundir import Cell
+    from runners.cells.cell import Cell
 
 FOLDER = ".sweeps"
 FORMAT = 1
@@ -28,7 +28,7 @@ def write_plan(cells: Sequence[Cell], experiment: Path) -> None:
         cells: all of them, finished or not.
         experiment: the experiment folder, which exists.
     """
-    from runners.storage.checkpoint import write_atomic
+    from runners.cells.files import write_atomic
 
     paths = sorted({cell.path(Path()).as_posix() for cell in cells})
     text = json.dumps({"format": FORMAT, "cells": paths}, indent=0) + "\n"

@@ -10,76 +10,19 @@ no clock, so that the same cell gives the same bytes twice on one machine.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from runners.cells.cell import Cell
+from runners.cells.errors import UserError
+from runners.cells.files import write_atomic
 from runners.cells.protocols import Protocol
-from runners.storage.checkpoint import write_atomic
+from runners.cells.schema import CSV_FILES, FORMAT
 from runners.storage.lease import Lease
-from runners.terminal.cli import UserError
-
-FORMAT = 1
-CSV_FILES = ("evaluations", "train", "timing")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One (task, algo, resolved options, seed): what is scheduled, resumed and plotted.
-
-    Attributes:
-        task: task id.
-        algo: algorithm name.
-        label: `<algo>[@<variant>]`, the name of its folder.
-        config: every option with its resolved value.
-        seed: seed index.
-        protocol: the rules of the experiment.
-        file: path of the algorithm's file if it is not one of the project's.
-    """
-
-    task: str
-    algo: str
-    label: str
-    config: Mapping[str, Any]
-    seed: int
-    protocol: Protocol
-    file: str | None = None
-
-    @property
-    def source(self) -> str:
-        """What `algos.load` takes for this cell's algorithm."""
-        return self.file or self.algo
-
-    @property
-    def name(self) -> str:
-        """Short name for people: `task label seed`."""
-        return f"{self.task} {self.label} seed {self.seed}"
-
-    def path(self, experiment: Path) -> Path:
-        """The cell's run directory."""
-        return experiment / self.task / self.label / f"seed-{self.seed}"
-
-    @property
-    def identity(self) -> str:
-        """Hash of the resolved values that decide the result, never of source text."""
-        rules = self.protocol.manifest()
-        facts = {
-            "task": self.task,
-            "algo": self.algo,
-            "config": dict(self.config),
-            "seed": self.seed,
-            "rules": {k: rules[k] for k in ("steps", "eval_every", "eval_episodes", "log_every")},
-        }
-        text = json.dumps(facts, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-Run = tuple[Cell, ...]
-"""The cells of one process: seeds of one (task, algorithm, options) that are trained together."""
 
 
 def open_experiment(path: Path, protocol: Protocol) -> None:

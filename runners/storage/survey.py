@@ -13,24 +13,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from runners.cells.errors import UserError
+from runners.cells.statuses import FINAL, RECORDED
 from runners.storage.lease import Holder, holder
 from runners.storage.requested import read_plan
-from runners.terminal.cli import UserError
-
-STATUSES = (
-    "running",
-    "waiting",
-    "interrupted",
-    "failed",
-    "diverged",
-    "unsupported",
-    "unreadable",
-    "done",
-)
-"""`interrupted`: begun, and no process has it. `waiting`: asked for by a sweep, not begun."""
 
 KEY = re.compile(r"[^/]+/[^/]+/[^/]+/seed-\d+")  # of a run directory, below the experiment
-FINAL = ("done", "unsupported")  # nothing runs such a cell again
 BYTES_PER_ROW = 128  # more than a row of evaluations.csv or timing.csv takes
 
 
@@ -42,7 +30,7 @@ class Seen:
         task: task id.
         label: method, `<algo>[@<variant>]`.
         seed: seed index.
-        status: one of `STATUSES`.
+        status: one of `statuses.SHOWN`.
         reason: one line for a status that needs one.
         step: environment steps done.
         last_return: mean return of the last evaluation.
@@ -223,7 +211,7 @@ def _read_record(file: Path) -> Mapping[str, Any]:
         record: Mapping[str, Any] = json.loads(file.read_text())
     except (FileNotFoundError, NotADirectoryError):
         return {"status": "waiting"}
-    if record["status"] not in STATUSES:
+    if record["status"] not in RECORDED:
         raise ValueError(f"run.json has status {record['status']!r}")
     return record
 

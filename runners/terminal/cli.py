@@ -7,15 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-EXIT_OK = 0
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-# EX_TEMPFAIL of sysexits.h: the work is saved, run the same command again.
-EXIT_AGAIN = 75
-
-
-class UserError(ValueError):
-    """Bad input; the message is one line that names the bad value and the valid ones."""
+from runners.cells.errors import EXIT_AGAIN, EXIT_USAGE, UserError
 
 
 class Parser(argparse.ArgumentParser):
@@ -66,13 +58,6 @@ def _mistakes() -> tuple[type[Exception], ...]:
     from envs import NoRendering, UnknownTask
 
     return OptionError, UnknownAlgo, UnknownTask, NoRendering
-
-
-def positive(name: str, value: int) -> int:
-    """Return `value`, or complain that option `--name` must be at least 1."""
-    if value < 1:
-        raise UserError(f"--{name} {value}: must be at least 1")
-    return value
 
 
 def check_device(device: str) -> str:

@@ -16,9 +16,10 @@ import envs
 from algos.parts.config import describe_options
 from algos.parts.vision import FRAME
 from envs.pixels import gl_problem
+from runners.cells.cell import Cell
+from runners.cells.errors import UserError
 from runners.cells.protocols import PROTOCOLS, Protocol
-from runners.storage.rundir import Cell
-from runners.terminal.cli import Parser, UserError
+from runners.terminal.cli import Parser
 from runners.training.process import How
 from runners.training.tracking import check_sinks
 

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 
 if TYPE_CHECKING:  # it brings torch, which `runners.status` does without
-    from runners.storage.rundir import Cell
+    from runners.cells.cell import Cell
 
 REFRESH_SECONDS = 0.5
 PLAIN_SECONDS = 15.0

@@ -20,7 +20,7 @@ import torch
 import envs
 from algos.base.agent import Agent, Array, Spaces, Transition
 from algos.parts.blocks import Block, Rows
-from runners.storage.rundir import Cell
+from runners.cells.cell import Cell
 from runners.terminal.options import frame_bytes
 from runners.training.loop import make_agent
 from runners.training.replica import make_env

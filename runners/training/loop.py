@@ -24,18 +24,19 @@ import algos
 import envs
 from algos.base.agent import Agent, Spaces, Transition
 from algos.parts.config import build_config
+from runners.cells.cell import Run
 from runners.cells.grid import agent_for
+from runners.cells.schema import PHASES, TIMING_COLUMNS
 from runners.cells.seeding import derive_seed
 from runners.storage import checkpoint
 from runners.storage.lease import LeaseLost
-from runners.storage.rundir import Run, RunDirectory
+from runners.storage.rundir import RunDirectory
 from runners.training.process import How
 from runners.training.replica import Diverged, Episodes, Replica, joined
 
 Array = NDArray[Any]
 
 DEFAULT = How()
-PHASES = ("env", "act", "update", "eval")
 
 
 class Interrupted(Exception):
@@ -283,7 +284,7 @@ class Loop:
             if episodes is not None and replica.end is None:
                 with self._alone(replica):
                     replica.judge(episodes)
-                    replica.directory.append("timing", ("env_step", *PHASES), [timing])
+                    replica.directory.append("timing", TIMING_COLUMNS, [timing])
         self.tell()
 
     def _play(self) -> list[Episodes | None]:

@@ -13,14 +13,13 @@ from torch import Tensor
 
 import envs
 from algos.base.agent import Transition
+from runners.cells.cell import Cell
+from runners.cells.schema import EVALUATION_COLUMNS, SUCCESS_COLUMNS, TRAIN_COLUMNS
 from runners.cells.seeding import derive_seed
-from runners.storage.rundir import Cell, RunDirectory
+from runners.storage.rundir import RunDirectory
 from runners.training.tracking import Sinks, open_sinks
 
 Array = NDArray[Any]
-
-EVALUATION_COLUMNS = ("env_step", "episode", "return", "length", "success")
-SUCCESS_COLUMN = "final_success"  # of tasks that report success: at the last step of the episode
 
 
 class Diverged(Exception):
@@ -195,7 +194,7 @@ class Replica:
         bad = [name for name, value in values.items() if not np.isfinite(value)]
         if bad:
             raise Diverged(f"{', '.join(bad)} not finite at step {step}")
-        columns = ("env_step", "train_return", "train_length", *values)
+        columns = (*TRAIN_COLUMNS, *values)
         row = [step, self.finished["return"], self.finished["length"], *values.values()]
         self.directory.append("train", columns, [row])
         self._send(step, "train", values)
@@ -211,7 +210,7 @@ class Replica:
         rows = episodes.rows()
         self.last_return = float(np.mean([row[2] for row in rows]))
         judged = envs.task(self.cell.task).reports_success
-        columns = (*EVALUATION_COLUMNS, SUCCESS_COLUMN) if judged else EVALUATION_COLUMNS
+        columns = (*EVALUATION_COLUMNS, *SUCCESS_COLUMNS) if judged else EVALUATION_COLUMNS
         self.directory.append("evaluations", columns, [row[: len(columns)] for row in rows])
         self._send(episodes.step_of_training, "eval", episodes.means())
 

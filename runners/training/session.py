@@ -10,10 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from runners.cells.cell import Cell, Run
 from runners.storage import checkpoint, manifest
 from runners.storage.checkpoint import CheckpointError
 from runners.storage.lease import LeaseLost
-from runners.storage.rundir import Cell, Run, RunDirectory
+from runners.storage.rundir import RunDirectory
 from runners.training.loop import DEFAULT, Interrupted, Loop, Progress, make_agent, reason_of
 from runners.training.process import How
 from runners.training.replica import part_of

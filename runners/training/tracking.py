@@ -30,8 +30,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from runners.storage.rundir import Cell, RunDirectory
-from runners.terminal.cli import UserError
+from runners.cells.cell import Cell
+from runners.cells.errors import UserError
+from runners.storage.rundir import RunDirectory
 
 FOLDER = ".tracking"
 WAIT_SECONDS = 30.0  # for a server, at the start and at the end of a run

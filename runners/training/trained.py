@@ -11,10 +11,11 @@ import sys
 from pathlib import Path
 
 from algos.base.agent import Agent
+from runners.cells.cell import Cell
+from runners.cells.errors import UserError
 from runners.cells.protocols import Protocol
+from runners.cells.schema import FORMAT
 from runners.storage import checkpoint
-from runners.storage.rundir import FORMAT, Cell
-from runners.terminal.cli import UserError
 from runners.training.loop import make_agent
 
 

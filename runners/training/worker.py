@@ -12,8 +12,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from runners.storage.rundir import Run
-from runners.terminal.cli import EXIT_AGAIN, EXIT_FAILED, EXIT_OK, UserError
+from runners.cells.cell import Run
+from runners.cells.errors import EXIT_AGAIN, EXIT_FAILED, EXIT_OK, UserError
 from runners.training.process import How, setup_process
 
 if TYPE_CHECKING:

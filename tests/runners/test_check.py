@@ -40,7 +40,7 @@ BROKEN = [
     ("facts_are_true", tiny.TwoOfThree, "only two fit"),
     ("evaluation_changes_nothing", tiny.SharedStream, "act(explore=False)"),
     ("global_rng_is_untouched", tiny.GlobalDropout, "generator of torch"),
-    ("acts_before_learning", tiny.NeedsAnUpdate, "no attribute 'scale' (tiny_agents.py:"),
+    ("acts_before_learning", tiny.NeedsAnUpdate, "no attribute 'scale' (agents.py:"),
     ("acts_before_learning", tiny.NoWarmUp, "hardly vary"),
 ]
 

@@ -10,9 +10,9 @@ import algos
 from algos.parts.networks import PRECISIONS
 from runners import check, sweep, train
 from runners.bench import methods as bench
+from runners.cells.errors import UserError
 from runners.cells.grid import make_cells, parse_entry
 from runners.cells.protocols import QUICK
-from runners.terminal.cli import UserError
 from tests.helpers.runs import TINY
 
 SMALL = ["--steps", "300", "--seeds", "1", "--tasks", "mbbl/Pendulum", "--workers", "1"]
@@ -98,7 +98,6 @@ def test_a_path_to_a_file_of_the_project_is_its_name():
         ("raises.py", "1 / 0", "cannot be imported: ZeroDivisionError"),
         ("two words.py", "", "name the file like a Python module"),
         ("sac.py", "", "algos/sac.py has this name"),
-        ("networks.py", "", "algos/parts/networks.py has this name"),
     ],
 )
 def test_a_file_that_is_no_algorithm_is_one_clear_line(tmp_path, name, text, words):

@@ -16,13 +16,13 @@ from rich.console import Console
 
 import envs
 from runners import status
+from runners.cells.errors import UserError
+from runners.cells.schema import PHASES
 from runners.storage import survey
 from runners.storage.lease import Holder, Lease
 from runners.storage.manifest import build
 from runners.storage.requested import FOLDER, read_plan, write_plan
 from runners.storage.rundir import RunDirectory, open_experiment
-from runners.terminal.cli import UserError
-from runners.training.loop import PHASES
 from tests.helpers.runs import ROOT, TINY, Forked, cell_of, snapshot, wait_until
 
 LONG = dataclasses.replace(TINY, name="long", steps=1_000, eval_every=100)

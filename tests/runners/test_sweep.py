@@ -50,7 +50,7 @@ def test_every_kind_of_end_is_told_and_the_others_go_on(experiment, capfd, monke
     assert run(f"{bad},still,rare", experiment) == 1
     out = capfd.readouterr().out.splitlines()
     expected = {
-        "raises": ("failed", "ValueError: two lines with [/bold] markup (runner_helpers.py:"),
+        "raises": ("failed", "ValueError: two lines with [/bold] markup (runs.py:"),
         "cannotstart": ("failed", "MemoryError: too large"),
         "notfinite": ("diverged", "loss not finite at step 10"),
         "exits": ("failed", "worker process died (exit code 7)"),

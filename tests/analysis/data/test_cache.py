@@ -9,8 +9,9 @@ import pytest
 
 from analysis import bench
 from analysis.data import cache, logs
-from analysis.data.load import EVALUATION_COLUMNS, SUCCESS_COLUMNS, ExperimentError, load
+from analysis.data.load import ExperimentError, load
 from analysis.data.values import run_values
+from runners.cells.schema import EVALUATION_COLUMNS, SUCCESS_COLUMNS
 from tests.helpers.experiments import (
     EVALUATIONS_HEADER,
     SUCCESS_HEADER,
@@ -23,7 +24,7 @@ GOOD = f"{EVALUATIONS_HEADER}\n1000,0,0.1,5,\n1000,1,-2.5e-07,5,\n"
 
 
 def read(files):
-    return logs.read_logs(files, EVALUATION_COLUMNS, SUCCESS_COLUMNS)
+    return logs.read_logs(files, list(EVALUATION_COLUMNS), SUCCESS_COLUMNS)
 
 
 def write_files(folder, texts):
@@ -56,12 +57,12 @@ def test_many_files_are_read_like_each_alone(tmp_path, texts):
     alone = [read([file])[0] for file in files]
     assert counts.tolist() == [len(each) for each in alone]
     assert set(table.dtypes) == {np.dtype(float)}
-    assert list(table.columns) == EVALUATION_COLUMNS + SUCCESS_COLUMNS
+    assert list(table.columns) == [*EVALUATION_COLUMNS, *SUCCESS_COLUMNS]
     expected = np.concatenate([each.to_numpy() for each in alone])
     np.testing.assert_array_equal(table.to_numpy(), expected)
     # And alone like by the rules for text.
     columns = list(table.columns)
-    strict = [part for part, _ in logs._read_strictly(files, EVALUATION_COLUMNS, columns)]
+    strict = [part for part, _ in logs._read_strictly(files, list(EVALUATION_COLUMNS), columns)]
     np.testing.assert_array_equal(expected, np.concatenate([part.to_numpy() for part in strict]))
 
 

@@ -14,9 +14,9 @@ from algos.base.agent import Spaces
 from algos.parts import networks
 from algos.parts.config import build_config
 from runners.bench import methods as bench
+from runners.cells.schema import PHASES
 from runners.terminal.cli import run_main
 from runners.training.estimate import time_learning
-from runners.training.loop import PHASES
 
 CPU = torch.device("cpu")
 RATE = {"float32": 100.0, "tf32": 100.0, "bfloat16": 100.0}

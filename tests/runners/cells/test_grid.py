@@ -9,11 +9,12 @@ import algos
 import envs
 from algos.base.offpolicy import OffPolicyConfig
 from algos.parts.config import OptionError
+from runners.cells.cell import Cell
+from runners.cells.errors import UserError
 from runners.cells.grid import make_cells, parse_overrides, parse_seeds, split
 from runners.cells.protocols import DIFFSR, PROTOCOLS, QUICK, QVPO, protocol
 from runners.cells.seeding import derive_seed
-from runners.storage.rundir import Cell, open_experiment
-from runners.terminal.cli import UserError
+from runners.storage.rundir import open_experiment
 from tests.helpers.runs import TINY, Still, cell_of, load_fake
 
 

@@ -2,10 +2,11 @@
 
 import pytest
 
+from runners.cells.errors import UserError
 from runners.launchers import choose
 from runners.launchers.local import LocalLauncher
 from runners.launchers.remote import Needs
-from runners.terminal.cli import Parser, UserError
+from runners.terminal.cli import Parser
 from runners.training.process import How
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from runners.cells.errors import UserError
 from runners.launchers.remote import Needs, Origin
 from runners.storage.lease import holder
 from runners.storage.rundir import RunDirectory
-from runners.terminal.cli import UserError
 from runners.training.process import How
 from tests.helpers.cluster import (
     Watched,

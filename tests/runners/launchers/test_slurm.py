@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from runners.cells.errors import UserError
 from runners.launchers import slurm
 from runners.launchers.remote import Needs, Origin
 from runners.launchers.slurm import RunJob, SlurmLauncher
 from runners.storage import lease
 from runners.storage.lease import holder
 from runners.storage.rundir import RunDirectory
-from runners.terminal.cli import UserError
 from runners.training.process import How
 from tests.helpers.cluster import (
     Watched,

@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from algos.parts.blocks import Block
+from runners.cells import files
+from runners.cells.files import write_atomic
 from runners.storage import checkpoint
 from runners.storage.checkpoint import CheckpointError, Loaded
 
@@ -372,12 +374,12 @@ def test_no_source_of_the_runner_loads_a_pickle():
 
 def test_write_atomic_keeps_the_old_text_when_it_is_cut(tmp_path, monkeypatch):
     file = tmp_path / "run.json"
-    checkpoint.write_atomic(file, "old")
+    write_atomic(file, "old")
 
     def no_space(path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_sync", no_space)
+    monkeypatch.setattr(files, "sync", no_space)
     with pytest.raises(OSError, match="No space"):
-        checkpoint.write_atomic(file, "new")
+        write_atomic(file, "new")
     assert file.read_text() == "old"

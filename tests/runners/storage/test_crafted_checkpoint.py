@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from algos.parts.blocks import Block
+from runners.cells.errors import UserError
 from runners.storage import checkpoint, manifest
 from runners.storage.checkpoint import CheckpointError
 from runners.storage.rundir import RunDirectory
-from runners.terminal.cli import UserError
 from runners.training.loop import make_agent
 from runners.training.trained import load_policy
 from tests.helpers.runs import cell_of

@@ -12,9 +12,10 @@ import pytest
 
 from algos.parts.blocks import Ring
 from runners import train
+from runners.cells.errors import EXIT_AGAIN, EXIT_USAGE
 from runners.cells.protocols import PROTOCOLS
 from runners.storage import checkpoint
-from runners.terminal.cli import EXIT_AGAIN, EXIT_USAGE, run_main
+from runners.terminal.cli import run_main
 from runners.terminal.options import FREE_BYTES
 from tests.helpers.runs import TINY, Forked, cell_of, files_of, small_options, wait_until
 

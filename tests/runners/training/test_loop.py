@@ -14,10 +14,10 @@ import envs
 from algos.base.agent import Spaces
 from envs import registry
 from envs.registry import Task
+from runners.cells.errors import UserError
 from runners.storage import checkpoint
 from runners.storage.checkpoint import CheckpointError
 from runners.storage.rundir import RunDirectory, open_experiment
-from runners.terminal.cli import UserError
 from runners.training import replica
 from runners.training import session as run_module
 from runners.training.loop import Interrupted, Loop
@@ -277,8 +277,8 @@ def test_a_cell_that_another_process_ended_before_the_lock_is_left_alone(experim
 @pytest.mark.parametrize(
     ("algo", "status", "reason"),
     [
-        ("raises", "failed", "ValueError: two lines with [/bold] markup (runner_helpers.py:"),
-        ("cannotstart", "failed", "MemoryError: too large (runner_helpers.py:"),
+        ("raises", "failed", "ValueError: two lines with [/bold] markup (runs.py:"),
+        ("cannotstart", "failed", "MemoryError: too large (runs.py:"),
         ("notfinite", "diverged", "loss not finite at step 10"),
         ("badaction", "diverged", "evaluation action is not finite at step 20"),
     ],

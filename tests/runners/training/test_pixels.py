@@ -12,10 +12,11 @@ import envs
 from algos.parts.blocks import Rows
 from runners import sweep, train
 from runners.bench import pixels as bench_pixels
+from runners.cells.errors import UserError
 from runners.cells.grid import make_cells, resolve, unsupported
 from runners.cells.protocols import METAWORLD
 from runners.storage.rundir import RunDirectory, open_experiment
-from runners.terminal.cli import UserError, run_main
+from runners.terminal.cli import run_main
 from runners.terminal.options import check_disk, frame_bytes
 from runners.training.estimate import estimate
 from runners.training.loop import Interrupted, Loop

@@ -9,9 +9,10 @@ import torch
 
 import algos
 from runners.cells import grid
+from runners.cells.errors import UserError
 from runners.storage import checkpoint
 from runners.storage.rundir import RunDirectory
-from runners.terminal.cli import UserError
+from runners.training import groups
 from runners.training import session as runs
 from runners.training.loop import Interrupted
 from runners.training.replica import Replica
@@ -157,7 +158,7 @@ def test_a_seed_that_diverged_is_tried_again_alone(tmp_path, monkeypatch):
     run_cells(run, tmp_path)
     before = snapshot(run[0].path(tmp_path))
     monkeypatch.setitem(FAKES, "breaks", Still)
-    assert grid.make_runs([run[1]], tmp_path, 3) == [(run[1],)]
+    assert groups.make_runs([run[1]], tmp_path, 3) == [(run[1],)]
     assert run_cells((run[1],), tmp_path) == ["done"]
     assert snapshot(run[0].path(tmp_path)) == before
     assert records(run, tmp_path)[1]["replicas"] == [1]
@@ -182,7 +183,7 @@ def test_an_agent_that_raises_ends_all_and_they_go_on_together(tmp_path, monkeyp
     interrupt(run, tmp_path / "e", 10)
     assert run_cells(run, tmp_path / "e") == ["failed"] * 3
     monkeypatch.setitem(FAKES, "raises", Still)
-    assert grid.make_runs([run[2]], tmp_path / "e", 1) == [run]
+    assert groups.make_runs([run[2]], tmp_path / "e", 1) == [run]
     assert run_cells(run, tmp_path / "e") == ["done"] * 3
     assert [record["resumed"] for record in records(run, tmp_path / "e")] == [2, 2, 2]
 
@@ -208,7 +209,7 @@ def test_a_kill_between_the_last_words_of_two_seeds_loses_nothing(tmp_path, monk
     assert statuses(run, tmp_path / "e") == ["done", "running", "running"]
     before = snapshot(run[0].path(tmp_path / "e"))
     files = {name: value for name, value in before.items() if "checkpoint" not in name}
-    (again,) = grid.make_runs(run[1:], tmp_path / "e")
+    (again,) = groups.make_runs(run[1:], tmp_path / "e")
     assert run_cells(again, tmp_path / "e") == ["done"] * 3
     assert snapshot(run[0].path(tmp_path / "e")) == files
     assert run_cells(run, tmp_path / "whole") == ["done"] * 3
@@ -234,7 +235,7 @@ def test_a_group_with_a_seed_that_another_process_has_is_left_alone(tmp_path):
 )
 def test_cells_are_grouped_by_method_and_task(tmp_path, replicas, seeds):
     cells = grid.make_cells(["still", "rare"], ["mbbl/Pendulum", "mbbl/Hopper-ET"], range(5), TINY)
-    runs = grid.make_runs(cells, tmp_path, replicas)
+    runs = groups.make_runs(cells, tmp_path, replicas)
     assert sorted(c.name for run in runs for c in run) == sorted(c.name for c in cells)
     for run in runs:
         assert len({(cell.task, cell.label) for cell in run}) == 1
@@ -248,7 +249,7 @@ def test_an_agent_of_one_replica_is_never_grouped(tmp_path, monkeypatch):
         max_replicas = 1
 
     monkeypatch.setitem(FAKES, "alone", Alone)
-    runs = grid.make_runs(group_of("alone"), tmp_path, None)
+    runs = groups.make_runs(group_of("alone"), tmp_path, None)
     assert [len(run) for run in runs] == [1, 1, 1]
 
 

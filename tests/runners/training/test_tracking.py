@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from analysis.data import load as analysis_load
+from runners.cells.errors import UserError
 from runners.launchers.local import PRELOAD
 from runners.storage.rundir import RunDirectory, open_experiment
-from runners.terminal.cli import UserError
 from runners.training import tracking
 from runners.training.process import How
 from runners.training.tracking import FOLDER, Sinks, Target, check_sinks, open_sinks
