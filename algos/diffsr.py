@@ -28,7 +28,13 @@ the two commits or the text disagree, each reading is an option below:
 * The text draws n ~ N(0, I) and feeds beta = 1 - abar to zeta; code uses sigma 0.449
   and feeds abar. Default: code, since the published numbers come from it.
 * The text sweeps feature updates per step over {1, 3, 5, 10, 20} and reports the best
-  per task; code does 4. Default: 4 on every task.
+  per task; code does `extra_feature_steps + 1` = 4, so that the text's sweep is probably
+  {2, 4, 6, 11, 21} here. Default: 4 on every task.
+* Code trains psi at 3e-3 and its critic reads psi as it is at that moment. The author's later
+  code (typoverflow/spectral-rl2 `5b248fe`, typoverflow/flow-rl `bae22f4`; another benchmark,
+  other networks) trains it at 1e-4, normalises it before the critic, lets critic and actor
+  read a slow average, and has psi predict the reward too. Preset `later` takes these four
+  choices and nothing else of that code.
 """
 
 from __future__ import annotations
@@ -77,6 +83,28 @@ class DiffSRConfig(OffPolicyConfig):
     psi_hidden: int = option(256, "width of psi's hidden layer (code)", low=1)
     zeta_hidden: int = option(512, "width of zeta's hidden layer (code)", low=1)
     feature_learning_rate: float = option(3e-3, "Adam of psi and zeta (code)", low=0.0)
+    feature_norm: str = option(
+        "none",
+        "normalisation of psi before critic and reward head: none (code) or layer (later code; "
+        "without gains, which the layer behind it has)",
+        choices=("none", "layer"),
+        inert="none",
+    )
+    feature_tau: float = option(
+        0.0,
+        "rate of the average of psi that critic and actor read, per feature update; "
+        "0 reads psi itself (code), later code 0.005",
+        low=0.0,
+        high=1.0,
+        inert=0.0,
+    )
+    reward_weight: float = option(
+        0.0,
+        "weight of the squared error of a reward predicted from psi; "
+        "0 predicts none (code), later code 0.1",
+        low=0.0,
+        inert=0.0,
+    )
     noise_levels: int = option(1000, "noise levels of score matching (code)", low=3)
     noise_std: float = option(0.449, "sigma of the noise (code; 1.0 in the text)", low=1e-6)
     level_input: str = option(
@@ -141,22 +169,41 @@ class Zeta(nn.Module):
         return contract(psi, h, self.out)
 
 
-class SpectralCritic(nn.Module):
-    """Two values per replica from the features: Linear -> sin -> Linear -> ELU -> Linear."""
+class SpectralHead(nn.Module):
+    """Scalars per replica from the features: Linear -> sin -> Linear -> ELU -> Linear.
 
-    def __init__(self, rng: ReplicaRng, feature_dim: int, hidden: int, dtype: torch.dtype) -> None:
+    Args:
+        rng: where initial weights come from.
+        copies: scalars per replica, each with weights of its own; 2 for the twin critic.
+        feature_dim: size of psi.
+        hidden: width of the layers.
+        dtype: arithmetic of the large products.
+        norm: `layer` normalises psi first, `none` does not.
+    """
+
+    def __init__(
+        self,
+        rng: ReplicaRng,
+        copies: int,
+        feature_dim: int,
+        hidden: int,
+        dtype: torch.dtype,
+        norm: str = "none",
+    ) -> None:
         super().__init__()
-        self.first = StackedLinear(rng, 2, feature_dim, hidden)
-        self.second = StackedLinear(rng, 2, hidden, hidden)
-        self.out = StackedLinear(rng, 2, hidden, 1)
-        self.dtype = dtype
+        self.first = StackedLinear(rng, copies, feature_dim, hidden)
+        self.second = StackedLinear(rng, copies, hidden, hidden)
+        self.out = StackedLinear(rng, copies, hidden, 1)
+        self.copies, self.dtype, self.norm = copies, dtype, norm
 
     def forward(self, psi: Tensor, frozen: bool = False) -> Tensor:
-        """Values `[R, 2, B]` of features `[R, B, feature_dim]`."""
-        x = repeat_replicas(psi, 2)
+        """Scalars `[R, copies, B]` of features `[R, B, feature_dim]`."""
+        if self.norm == "layer":
+            psi = F.layer_norm(psi.float(), psi.shape[-1:])
+        x = repeat_replicas(psi, self.copies)
         x = torch.sin(self.first(x, self.dtype, frozen))
         x = F.elu(self.second(x, self.dtype, frozen))
-        return self.out(x, torch.float32, frozen).view(psi.shape[0], 2, -1)
+        return self.out(x, torch.float32, frozen).view(psi.shape[0], self.copies, -1)
 
 
 class DiffSR(OffPolicyAgent):
@@ -168,6 +215,12 @@ class DiffSR(OffPolicyAgent):
     presets = {
         "released": {"train_critic": False},
         "uploaded": {"temperature": "fixed"},
+        "later": {
+            "feature_learning_rate": 1e-4,
+            "feature_norm": "layer",
+            "feature_tau": 0.005,
+            "reward_weight": 0.1,
+        },
         "quick": {
             "feature_updates": 1,
             "feature_dim": 128,
@@ -184,7 +237,7 @@ class DiffSR(OffPolicyAgent):
         psi_sizes = [obs_dim + action_dim, c.psi_hidden, c.feature_dim]
         self.psi = MLP(rng, 1, psi_sizes, "elu", dtype, out_dtype=dtype)
         self.zeta = Zeta(rng, obs_dim, c.zeta_hidden, c.feature_dim, dtype)
-        self.critic = SpectralCritic(rng, c.feature_dim, c.hidden, dtype)
+        self.critic = SpectralHead(rng, 2, c.feature_dim, c.hidden, dtype, c.feature_norm)
         self.target = clone_frozen(self.critic)
         self.actor = GaussianActor(
             rng, obs_dim, action_dim, [c.hidden, c.hidden], "elu", dtype, orthogonal_init
@@ -192,6 +245,11 @@ class DiffSR(OffPolicyAgent):
         self.temperature = Temperature(self.replicas, c.initial_temperature, self.device)
         self.target_entropy = -float(action_dim)
         features = [*self.psi.parameters(), *self.zeta.parameters()]
+        if c.feature_tau > 0.0:
+            self.psi_target = clone_frozen(self.psi)
+        if c.reward_weight > 0.0:
+            self.reward = SpectralHead(rng, 1, c.feature_dim, c.hidden, dtype, c.feature_norm)
+            features += self.reward.parameters()
         self.feature_optimizer = adam(features, c.feature_learning_rate)
         self.critic_optimizer = adam(self.critic.parameters(), c.learning_rate)
         # One optimiser for both: no weight of one loss is in the other.
@@ -215,6 +273,8 @@ class DiffSR(OffPolicyAgent):
         """Feature updates on fresh batches, then the rest on the last of them (Alg. 2)."""
         for batch in self.sample(self.config.feature_updates):
             metrics = self.update_features(batch)
+            if self.config.feature_tau > 0.0:
+                polyak_(self.psi_target, self.psi, self.config.feature_tau)
         if self.config.train_critic:
             metrics |= self.update_critic(batch)
         metrics |= self.update_actor(batch.obs)
@@ -223,13 +283,14 @@ class DiffSR(OffPolicyAgent):
         return metrics
 
     def features(self, obs: Tensor, action: Tensor, frozen: bool = False) -> Tensor:
-        """psi(s, a), `[R, B, feature_dim]`."""
-        return self.psi(torch.cat([obs, action], dim=-1), frozen)
+        """psi(s, a) as critic and actor read it, `[R, B, feature_dim]`."""
+        psi = self.psi_target if self.config.feature_tau > 0.0 else self.psi
+        return psi(torch.cat([obs, action], dim=-1), frozen)
 
     def score(self, obs: Tensor, action: Tensor, x: Tensor, alpha_bar: Tensor) -> Tensor:
         """psi(s,a)ᵀ zeta(x, level), `[R, B, S]`: sigma times the score of the noisy next state."""
         level = alpha_bar if self.config.level_input == "alpha_bar" else 1.0 - alpha_bar
-        return self.zeta.score(self.features(obs, action), x, level)
+        return self.zeta.score(self.psi(torch.cat([obs, action], dim=-1)), x, level)
 
     def feature_loss(self, batch: Batch) -> Tensor:
         """Score-matching loss of one batch, `[R]` (eq. 18)."""
@@ -243,16 +304,26 @@ class DiffSR(OffPolicyAgent):
         )
         return residual.square().sum(-1).mean(-1)
 
+    def reward_loss(self, batch: Batch) -> Tensor:
+        """Mean squared error of the reward that psi predicts, `[R]`."""
+        psi = self.psi(torch.cat([batch.obs, batch.action], dim=-1))
+        return per_replica_mean((self.reward(psi)[:, 0] - batch.reward[..., 0]).square())
+
     def update_features(self, batch: Batch) -> dict[str, Tensor]:
-        """One Adam step of psi and zeta."""
+        """One Adam step of psi and zeta, and of the reward head if there is one."""
         loss = self.feature_loss(batch)
+        metrics = {"feature_loss": loss.detach()}
+        if self.config.reward_weight > 0.0:
+            reward_loss = self.reward_loss(batch)
+            metrics["reward_loss"] = reward_loss.detach()
+            loss = loss + self.config.reward_weight * reward_loss
         step(self.feature_optimizer, loss.sum())
-        return {"feature_loss": loss.detach()}
+        return metrics
 
     def update_critic(self, batch: Batch) -> dict[str, Tensor]:
         """Soft Bellman regression of the heads on fixed features (eq. 21).
 
-        The online psi serves both states; the code has no target psi.
+        The same psi serves both states: as coded the online one, which has no target copy.
         """
         with torch.no_grad():
             action, log_prob = self.actor.sample(batch.next_obs, self.rng)
@@ -280,14 +351,19 @@ class DiffSR(OffPolicyAgent):
 
     def components(self) -> dict[str, Any]:
         """See `Agent.components`."""
-        return super().components() | {
-            "psi": self.psi,
-            "zeta": self.zeta,
-            "critic": self.critic,
-            "target": self.target,
-            "actor": self.actor,
-            "temperature": self.temperature,
-            "feature_optimizer": self.feature_optimizer,
-            "critic_optimizer": self.critic_optimizer,
-            "actor_optimizer": self.actor_optimizer,
-        }
+        later = ("psi_target", "reward")
+        return (
+            super().components()
+            | {name: getattr(self, name) for name in later if hasattr(self, name)}
+            | {
+                "psi": self.psi,
+                "zeta": self.zeta,
+                "critic": self.critic,
+                "target": self.target,
+                "actor": self.actor,
+                "temperature": self.temperature,
+                "feature_optimizer": self.feature_optimizer,
+                "critic_optimizer": self.critic_optimizer,
+                "actor_optimizer": self.actor_optimizer,
+            }
+        )

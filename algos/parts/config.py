@@ -31,6 +31,7 @@ def option(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] = (),
+    inert: Any = None,
 ) -> Any:
     """Declare one option of an agent.
 
@@ -40,8 +41,10 @@ def option(
         low: smallest valid value, included.
         high: largest valid value, included.
         choices: valid names of a string option.
+        inert: the value at which the method is what it was before it had this option. It is
+            left out of a cell's identity, so that cells of before stay what they are.
     """
-    metadata = {"doc": doc, "low": low, "high": high, "choices": choices}
+    metadata = {"doc": doc, "low": low, "high": high, "choices": choices, "inert": inert}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -117,6 +120,12 @@ def build_config(cls: type[ConfigT], overrides: Mapping[str, Any]) -> ConfigT:
         _check_range(name, parsed, fields[name].metadata)
         values[name] = parsed
     return cls(**values)
+
+
+def inert_options(config: AgentConfig) -> frozenset[str]:
+    """Names of the options of `config` that are at their inert value."""
+    fields = [f for f in dataclasses.fields(config) if f.metadata.get("inert") is not None]
+    return frozenset(f.name for f in fields if getattr(config, f.name) == f.metadata["inert"])
 
 
 def describe_options(cls: type[AgentConfig]) -> list[tuple[str, str, str]]:

@@ -53,7 +53,7 @@ import torch
 from torch import Tensor, nn
 
 from algos.base.drq import DrQActor, DrQAgent, DrQConfig
-from algos.diffsr import SpectralCritic, contract
+from algos.diffsr import SpectralHead, contract
 from algos.parts.config import option
 from algos.parts.diffusion import SCHEDULES, Diffusion, sinusoids
 from algos.parts.networks import (
@@ -238,7 +238,7 @@ class NormCritic(nn.Module):
     def __init__(self, rng: ReplicaRng, feature_dim: int, hidden: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.norm = StackedNorm(rng, feature_dim)
-        self.heads = SpectralCritic(rng, feature_dim, hidden, dtype)
+        self.heads = SpectralHead(rng, 2, feature_dim, hidden, dtype)
 
     def forward(self, psi: Tensor, frozen: bool = False) -> Tensor:
         """Values `[R, 2, B]` of features `[R, B, d]`; `frozen` passes gradients to psi alone."""

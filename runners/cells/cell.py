@@ -24,6 +24,7 @@ class Cell:
         seed: seed index.
         protocol: the rules of the experiment.
         file: path of the algorithm's file if it is not one of the project's.
+        inert: options that its identity leaves out, see `algos.parts.config.option`.
     """
 
     task: str
@@ -33,6 +34,7 @@ class Cell:
     seed: int
     protocol: Protocol
     file: str | None = None
+    inert: frozenset[str] = frozenset()
 
     @property
     def source(self) -> str:
@@ -55,7 +57,7 @@ class Cell:
         facts = {
             "task": self.task,
             "algo": self.algo,
-            "config": dict(self.config),
+            "config": {k: v for k, v in self.config.items() if k not in self.inert},
             "seed": self.seed,
             "rules": {k: rules[k] for k in ("steps", "eval_every", "eval_episodes", "log_every")},
         }

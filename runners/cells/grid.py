@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import algos
 import envs
-from algos.parts.config import OptionError, build_config, nearest
+from algos.parts.config import AgentConfig, OptionError, build_config, inert_options, nearest
 from runners.cells.cell import Cell
 from runners.cells.errors import UserError
 from runners.cells.protocols import Protocol
@@ -44,7 +44,7 @@ def parse_overrides(texts: Sequence[str], algorithms: Sequence[str]) -> Override
 
 def resolve(
     kind: type[Agent], task: str, protocol: Protocol, preset: str, overrides: Mapping[str, Any]
-) -> dict[str, Any]:
+) -> AgentConfig:
     """Every option of an agent in one cell.
 
     Later ones win: defaults, the method's published options of the task, what the
@@ -61,7 +61,7 @@ def resolve(
             valid, hint = ", ".join(kind.presets) or "none", nearest(preset, kind.presets)
             raise OptionError(f"unknown preset {preset!r}: valid presets are {valid}{hint}")
         values |= kind.presets[preset]
-    return dataclasses.asdict(build_config(kind.Config, values | dict(overrides)))
+    return build_config(kind.Config, values | dict(overrides))
 
 
 def make_cells(
@@ -104,7 +104,11 @@ def make_cells(
             config = _resolve(kind, algo, task, protocol, preset, own)
             methods.append((task, algo, label, config))
     return [
-        Cell(task, algo, label, config, seed, protocol, _file(sources[algo]))
+        Cell(
+            *(task, algo, label, dataclasses.asdict(config), seed, protocol),
+            file=_file(sources[algo]),
+            inert=inert_options(config),
+        )
         for seed in seeds
         for task, algo, label, config in methods
     ]
@@ -140,7 +144,7 @@ def _file(source: str) -> str | None:
 
 def _resolve(
     kind: type[Agent], algo: str, task: str, protocol: Protocol, preset: str, own: Mapping[str, str]
-) -> dict[str, Any]:
+) -> AgentConfig:
     try:
         return resolve(kind, task, protocol, preset, own)
     except OptionError as error:

@@ -267,6 +267,59 @@ def test_uploaded_code_keeps_its_temperature_and_trains_its_critic() -> None:
     assert not same(critic, weights(agent.critic))
 
 
+def test_layer_norm_of_psi_makes_its_scale_and_offset_irrelevant_to_the_critic() -> None:
+    psi = torch.randn(1, 5, 8, generator=torch.Generator().manual_seed(0))
+    plain, normed = (make_small(DiffSR, feature_norm=norm).critic for norm in ("none", "layer"))
+    torch.testing.assert_close(normed(3.0 * psi + 7.0), normed(psi), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(plain(3.0 * psi + 7.0), plain(psi), atol=1e-2)
+    centred = psi - psi.mean(-1, keepdim=True)
+    by_hand = centred / centred.square().mean(-1, keepdim=True).add(1e-5).sqrt()
+    torch.testing.assert_close(normed(psi), plain(by_hand))  # the same weights: the same seed
+
+
+def test_critic_and_actor_read_the_average_of_psi_and_the_score_psi_itself() -> None:
+    agent = make_small(DiffSR, feature_tau=0.3, feature_updates=1)
+    batch = random_batch()
+    drive(agent, Drift((0,), 3, 2), 4)
+    for _ in range(2):
+        before = weights(agent.psi_target)
+        drive(agent, Drift((0,), 3, 2), 1)
+        for old, new, online in zip(
+            before, agent.psi_target.parameters(), agent.psi.parameters(), strict=True
+        ):
+            torch.testing.assert_close(new, 0.7 * old + 0.3 * online)
+    inputs = torch.cat([batch.obs, batch.action], dim=-1)
+    torch.testing.assert_close(
+        agent.features(batch.obs, batch.action), agent.psi_target(inputs), atol=0.0, rtol=0.0
+    )
+    level = torch.full((1, 16, 1), 0.7)
+    score = agent.score(batch.obs, batch.action, batch.next_obs, level)
+    expected = agent.zeta.score(agent.psi(inputs), batch.next_obs, level)
+    torch.testing.assert_close(score, expected, atol=0.0, rtol=0.0)
+    assert agent.psi_target is agent.components()["psi_target"]
+
+
+def test_psi_learns_to_predict_the_reward_if_asked() -> None:
+    """With its weight large the head fits a reward that is linear in state and action."""
+    agent = make_small(DiffSR, reward_weight=100.0, feature_learning_rate=3e-3)
+    batch = random_batch(size=256)
+    batch = batch._replace(reward=batch.obs[..., :1] - 0.5 * batch.action[..., :1])
+    first = float(agent.reward_loss(batch).detach())
+    for _ in range(300):
+        metrics = agent.update_features(batch)
+    assert float(metrics["reward_loss"]) < 0.1 * first
+    assert not hasattr(make_small(DiffSR), "reward")
+
+
+def test_the_later_preset_names_four_choices_and_trains() -> None:
+    later = DiffSR.presets["later"]
+    agent = make_small(DiffSR, **later)
+    before = weights(agent.critic)
+    drive(agent, Drift((0,), 3, 2), 10)
+    assert not same(before, weights(agent.critic))
+    assert set(later) == {"feature_learning_rate", "feature_norm", "feature_tau", "reward_weight"}
+
+
 def test_epsilon_greedy_replaces_the_whole_action_now_and_then() -> None:
     agent = make_small(DiffSR, random_steps=0, epsilon_greedy=0.25)
     with torch.no_grad():  # a policy that always saturates at +1

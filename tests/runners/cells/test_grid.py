@@ -1,6 +1,7 @@
 """From arguments to cells: labels, who wins, identities, seeds, protocols."""
 
 import dataclasses
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -15,7 +16,7 @@ from runners.cells.grid import make_cells, parse_overrides, parse_seeds, split
 from runners.cells.protocols import DIFFSR, PROTOCOLS, QUICK, QVPO, protocol
 from runners.cells.seeding import derive_seed
 from runners.storage.rundir import open_experiment
-from tests.helpers.runs import TINY, Still, cell_of, load_fake
+from tests.helpers.runs import ROOT, TINY, Still, cell_of, load_fake
 
 
 def labels(entries, sets=(), tasks=("mbbl/Pendulum",), rules=QUICK):
@@ -238,3 +239,14 @@ def test_many_may_open_a_new_experiment_at_once(tmp_path):
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(lambda _, k=k: open_experiment(tmp_path / f"e{k}", TINY), range(16)))
         assert [file.name for file in (tmp_path / f"e{k}").iterdir()] == ["experiment.json"]
+
+
+def test_an_option_at_its_inert_value_leaves_cells_of_before_what_they_are():
+    """The identity of Diff-SR's cell in `results/halfcheetah-100k`, made before `feature_norm`."""
+    protocol = DIFFSR.with_steps(100_000)
+    (old,) = make_cells(["diffsr"], ["mbbl/HalfCheetah"], [0], protocol)
+    kept = "results/halfcheetah-100k/mbbl/HalfCheetah/diffsr/seed-0/run.json"
+    assert old.identity == json.loads((ROOT / kept).read_text())["cell"]
+    sets = ["diffsr.feature_norm=layer"]
+    (new,) = make_cells(["diffsr"], ["mbbl/HalfCheetah"], [0], protocol, sets)
+    assert new.identity != old.identity

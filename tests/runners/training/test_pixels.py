@@ -41,13 +41,13 @@ def large_memory(cell, capacity=100_000):
 def test_random_steps_are_those_of_the_simulator_whatever_the_action_repeat():
     steps = {}
     for task in ("metaworld/hammer", "metaworld/hammer@action_repeat=4"):
-        steps[task] = resolve(algos.load("drqv2"), task, METAWORLD, "", {})["random_steps"]
+        steps[task] = resolve(algos.load("drqv2"), task, METAWORLD, "", {}).random_steps
     assert list(steps.values()) == [2_000, 1_000]  # agent steps of 4,000 frames
 
 
 def test_options_of_a_task_hold_for_it_with_settings_too():
     config = resolve(algos.load("drqv2"), "dmc/walker-walk@pixels+size=64", METAWORLD, "", {})
-    assert (config["n_step"], config["batch_size"]) == (1, 512)
+    assert (config.n_step, config.batch_size) == (1, 512)
 
 
 def test_one_spelling_of_a_task_is_one_cell():
