@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -196,7 +197,10 @@ def make(task_id: str, seed: int | None = None, **options: Any) -> gymnasium.Env
             )
     limit = {"max_episode_steps": entry.max_episode_steps} if entry.wrapped_limit else {}
     arguments = {**entry.kwargs, **limit, **options}
-    env = gymnasium.make(entry.gymnasium_id, disable_env_checker=True, **arguments)
+    with warnings.catch_warnings():
+        # Of version 4, which is here on purpose: published numbers are of it.
+        warnings.filterwarnings("ignore", ".*is out of date")
+        env = gymnasium.make(entry.gymnasium_id, disable_env_checker=True, **arguments)
     if seed is not None:
         _seed(env, seed)
     return env

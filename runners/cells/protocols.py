@@ -115,6 +115,26 @@ QVPO = Protocol(
     note="QVPO, Table 1: arXiv 2405.16173, run on v5 tasks where the paper used v3",
 )
 
+GYM_200K = Protocol(
+    name="gym-200k",
+    tasks=(
+        "gym/Ant-v4",
+        "gym/HalfCheetah-v4",
+        "gym/Hopper-v4",
+        "gym/Humanoid-v4",
+        "gym/Walker2d-v4",
+    ),
+    seeds=4,
+    steps=200_000,
+    random_steps=5_000,
+    eval_every=5_000,
+    eval_episodes=10,
+    log_every=1_000,
+    reported=("last4", "last"),
+    note="gym v4 beside the values of eleven methods at 100,000 and 200,000 steps that "
+    "DAVIAN-Robotics/SimbaV2 86899c2 keeps; random steps as in its code",
+)
+
 METAWORLD = Protocol(
     name="metaworld",
     tasks=(
@@ -225,7 +245,10 @@ TOY = Protocol(
 
 PROTOCOLS = {
     protocol.name: protocol
-    for protocol in (QUICK, DIFFSR, QVPO, POMDP, METAWORLD, DMC, PIXELS, QUICK_PIXELS, TOY)
+    for protocol in (
+        *(QUICK, DIFFSR, QVPO, GYM_200K, POMDP, METAWORLD),
+        *(DMC, PIXELS, QUICK_PIXELS, TOY),
+    )
 }
 
 

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -15,6 +14,7 @@ from runners.storage.lease import LeaseLost, holder
 from runners.storage.rundir import RunDirectory, open_experiment
 from runners.training.session import run_cell
 from tests.helpers.runs import (
+    ROOT,
     TINY,
     cell_of,
     files_of,
@@ -24,7 +24,6 @@ from tests.helpers.runs import (
     wait_until,
 )
 
-ROOT = Path(__file__).parents[2]
 CELLS = 4
 
 # An algorithm file of a user: SAC that tells who begins which cell, and at its 50th step
