@@ -11,7 +11,7 @@ from analysis.statistics.stats import RUN_STATISTICS
 
 ENVIRONMENTS = {
     "mbbl": "MBBL",
-    "gym": "MuJoCo v5",
+    "gym": "MuJoCo",
     "dmc": "DMControl",
     "metaworld": "Meta-World v3",
     "pomdp": "velocities masked",
@@ -150,6 +150,8 @@ def environment(task: str) -> str:
     name, settings = _settings(task)
     suite = name.split("/")[0]
     words = [ENVIRONMENTS.get(suite, suite)]
+    if suite == "gym":
+        words[0] += f" {name.rpartition('-')[2]}"
     if suite == "metaworld" or settings.pop("pixels", None) is not None:
         size = settings.pop("size", DEFAULT_SIZE)
         shadows = "" if settings.pop("shadows", None) is not None else " without shadows"

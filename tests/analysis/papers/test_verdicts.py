@@ -172,6 +172,7 @@ def test_the_published_statistic_is_measured(tmp_path, monkeypatch):
     [
         ("mbbl/Ant", "MBBL"),
         ("gym/Ant-v5", "MuJoCo v5"),
+        ("gym/Ant-v4", "MuJoCo v4"),
         ("dmc/cheetah-run", "DMControl, states"),
         ("dmc/cheetah-run@action_repeat=2", "DMControl, states, action_repeat=2"),
         ("dmc/cheetah-run@pixels", "DMControl, 84×84 pixels without shadows"),
