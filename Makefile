@@ -40,7 +40,7 @@ system:
 
 # Tasks from pixels need a GL library: this names the one that is missing.
 gl: $(VENV)/run.stamp
-	@$(BIN)/python -c "from envs.pixels import gl_problem as p; print(p() or 'pictures: ready')"
+	@$(BIN)/python -c "from envs.parts.pixels import gl_problem as p; print(p() or 'images: ready')"
 
 # The HTML report is tested in Chromium; without it these tests are skipped and say so.
 browser: $(VENV)/run.stamp

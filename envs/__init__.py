@@ -1,13 +1,18 @@
-"""Environments of the suite: a registry of tasks, and saving them in mid-episode.
+"""Environments of the suites: facts of every task, and saving an environment in mid-episode.
 
-`make` builds a task, `task` gives its facts, `list_tasks` names them all. Importing this package
+`make` builds a task, `task` gives its facts, `list_tasks` names them all. A file of this folder
+with a tuple `TASKS` is a suite; nothing has to be registered anywhere. Importing this package
 also registers every task with gymnasium; it imports no simulator.
 """
 
-from envs import dmc, gym_tasks, mbbl, metaworld, pomdp, toy
-from envs.pixels import NoRendering, choose_gl
-from envs.registry import Task, UnknownTask, list_tasks, make, register, task
-from envs.state import load_state, save_state
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from envs.parts.pixels import NoRendering, choose_gl
+from envs.parts.registry import Task, UnknownTask, list_tasks, make, register, task
+from envs.parts.state import load_state, save_state
 
 __all__ = [
     "NoRendering",
@@ -23,7 +28,7 @@ __all__ = [
 # Before anything imports mujoco, which reads the choice then.
 choose_gl()
 
-# A suite is a module with `TASKS`; a new one is added to this line.
-for _suite in (mbbl, gym_tasks, metaworld, pomdp, dmc, toy):
-    for _task in _suite.TASKS:
-        register(_task)
+for _file in pkgutil.iter_modules(__path__):
+    if not _file.ispkg:
+        for _task in importlib.import_module(f"envs.{_file.name}").TASKS:
+            register(_task)

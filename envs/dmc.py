@@ -3,9 +3,9 @@
 `dmc/cheetah-run` is dm_control's task `run` of the domain `cheetah`. Names are those of the papers'
 tables: hyphens for underscores, and `cup` for `ball_in_cup`.
 
-`dmc/cheetah-run` is observed by its state, `dmc/cheetah-run@pixels` by the last three pictures of a
+`dmc/cheetah-run` is observed by its state, `dmc/cheetah-run@pixels` by the last three images of a
 camera. Settings of pixels are `size`, `frames` and `shadows`; both have an `action_repeat`, by
-default 1 for states and 2 for pixels. DrQ-v2's own pictures are those with `pixels+shadows`.
+default 1 for states and 2 for pixels. DrQ-v2's own images are those with `pixels+shadows`.
 An episode is 1000 control steps, whatever the action repeat.
 """
 
@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from envs.pixels import check_frames, check_size
-from envs.registry import Task
+from envs.parts.pixels import check_frames, check_size
+from envs.parts.registry import Task
 
 SOURCE = (
     "DeepMind Control Suite, Tunyasuvunakool et al. 2020 (arXiv 2006.12983), dm_control 1.0.28; "
@@ -45,16 +45,16 @@ def _task(
     Args:
         domain: dm_control's name of the domain.
         name: dm_control's name of the task.
-        obs_dim: Components of a state.
-        action_dim: Components of an action.
-        pixels: Observe pictures and not the state.
-        size: Height and width of a picture in pixels.
-        frames: Pictures in an observation.
-        shadows: Draw shadows and reflections, and smooth edges: about 15 times slower on a CPU.
-        action_repeat: Simulator control steps for each agent step; None is 2 for pixels, else 1.
+        obs_dim: components of a state.
+        action_dim: components of an action.
+        pixels: observe images and not the state.
+        size: height and width of an image in pixels.
+        frames: images in an observation.
+        shadows: draw shadows and reflections, and smooth edges: about 15 times slower on a CPU.
+        action_repeat: simulator control steps for each agent step; None is 2 for pixels, else 1.
 
     Raises:
-        ValueError: If a value is out of range, or a setting of pixels is given without them.
+        ValueError: if a value is out of range, or a setting of pixels is given without them.
     """
     if not pixels and (size, frames, shadows) != (84, 3, False):
         raise ValueError("size, frames and shadows are settings of pixels: begin with @pixels+")
@@ -63,7 +63,7 @@ def _task(
     if repeat < 1 or EPISODE_ENV_STEPS % repeat:
         raise ValueError(f"action_repeat divides {EPISODE_ENV_STEPS}, which {repeat} does not")
     camera = _CAMERAS.get(domain, 0)
-    picture = {"size": check_size(size), "frames": frames, "shadows": shadows}
+    image = {"size": check_size(size), "frames": frames, "shadows": shadows}
     task_id = f"dmc/{_PAPER_NAMES.get(domain, domain)}-{name}".replace("_", "-")
     return Task(
         id=task_id,
@@ -73,15 +73,15 @@ def _task(
         terminates=domain == "lqr",
         source=SOURCE,
         gymnasium_id=f"{task_id}-v0",
-        entry_point="envs.dmc_env:make_env",
+        entry_point="envs.simulators.dmc:make_env",
         kwargs={
             **{"domain": domain, "task": name, "action_repeat": repeat, "camera": camera},
-            **{"pixels": pixels, **picture},
+            **{"pixels": pixels, **image},
         },
         options=("render_mode", "width", "height", "camera_id"),
         observation_kind="pixels" if pixels else "state",
         action_repeat=repeat,
-        facts={**picture, "camera": camera} if pixels else {},
+        facts={**image, "camera": camera} if pixels else {},
         vary=partial(_task, domain, name, obs_dim, action_dim),
     )
 

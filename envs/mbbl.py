@@ -14,15 +14,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from envs.registry import Task
+from envs.parts.registry import Task
 
 SOURCE = "MBBL, Wang et al. 2019 (arXiv 1907.02057), repository WilsonWangTHU/mbbl bb88a01"
 
-_CLASSIC = "envs.mbbl_classic:ClassicEnv"
-_NOISY_PENDULUM = "envs.mbbl_classic:NoisyPendulumEnv"
-_MUJOCO = "envs.mbbl_mujoco:MujocoTaskEnv"
-_REACHER = "envs.mbbl_mujoco:ReacherEnv"
-_SWIMMER = "envs.mbbl_mujoco:SwimmerEnv"
+_CLASSIC = "envs.simulators.mbbl_classic:ClassicEnv"
+_NOISY_PENDULUM = "envs.simulators.mbbl_classic:NoisyPendulumEnv"
+_MUJOCO = "envs.simulators.mbbl_mujoco:MujocoTaskEnv"
+_REACHER = "envs.simulators.mbbl_mujoco:ReacherEnv"
+_SWIMMER = "envs.simulators.mbbl_mujoco:SwimmerEnv"
 
 _NOISES = {"01": 0.1, "001": 0.01, "003": 0.03}
 
@@ -46,7 +46,7 @@ def _task(
         source=SOURCE,
         gymnasium_id=f"mbbl/{name}-v0",
         entry_point=entry_point,
-        kwargs=kwargs or {"rules": name},
+        kwargs=kwargs or {"physics": name},
         options=("render_mode", "width", "height", *cameras, *options),
     )
 
@@ -56,17 +56,17 @@ def _noisy_observation(digits: str) -> tuple[Task, ...]:
     noise, reading = _NOISES[digits], ("noisy_reward_on",)
     return (
         _task(f"HalfCheetah-O{digits}", 17, 6, 1000, _MUJOCO, reading,
-              rules="HalfCheetah", obs_noise=noise),
+              physics="HalfCheetah", obs_noise=noise),
         _task(f"Pendulum-O{digits}", 3, 1, 201, _NOISY_PENDULUM, (*reading, "sine_cost"),
               obs_noise=noise),
         _task(f"CartPole-O{digits}", 4, 1, 201, _CLASSIC, reading,
-              rules="CartPole", obs_noise=noise),
+              physics="CartPole", obs_noise=noise),
     )  # fmt: skip
 
 
 def _noisy_action(digits: str) -> Task:
     noise = _NOISES[digits]
-    return _task(f"HalfCheetah-A{digits}", 17, 6, 1000, rules="HalfCheetah", action_noise=noise)
+    return _task(f"HalfCheetah-A{digits}", 17, 6, 1000, physics="HalfCheetah", action_noise=noise)
 
 
 TASKS: tuple[Task, ...] = (

@@ -1,6 +1,6 @@
 """Facts of the Meta-World tasks from pixels: 50 tasks, the eight of the Diff-SR figure first.
 
-An agent sees the last three pictures of one camera and nothing else. Names are Meta-World's without
+An agent sees the last three images of one camera and nothing else. Names are Meta-World's without
 the version. The settings are those of the code of mu-LV-Rep, DrQ-v2 and Diff-SR in the figure;
 masked world models and DreamerV2 in the same figure saw `metaworld/NAME@size=64+frames=1`.
 """
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from envs.pixels import check_frames, check_size
-from envs.registry import Task
+from envs.parts.pixels import check_frames, check_size
+from envs.parts.registry import Task
 
 SOURCE = (
     "Meta-World 3.1.1 (arXiv 1910.10897, 2505.11289) from pixels, as in Seo et al. 2022 "
@@ -58,20 +58,20 @@ def _task(
 
     Args:
         name: Meta-World's name without the version.
-        size: Height and width of an observation in pixels.
-        frames: Pictures in an observation.
-        action_repeat: Simulator control steps for each agent step.
-        shadows: Draw shadows and reflections, and smooth edges: some 17 times slower on a CPU.
+        size: height and width of an observation in pixels.
+        frames: images in an observation.
+        action_repeat: simulator control steps for each agent step.
+        shadows: draw shadows and reflections, and smooth edges: some 17 times slower on a CPU.
 
     Raises:
-        ValueError: If a value is out of range.
+        ValueError: if a value is out of range.
     """
     check_frames(frames)
     if action_repeat < 1 or EPISODE_ENV_STEPS % action_repeat:
         raise ValueError(
             f"action_repeat divides {EPISODE_ENV_STEPS}, which {action_repeat} does not"
         )
-    picture = {"size": check_size(size), "frames": frames, "shadows": shadows}
+    image = {"size": check_size(size), "frames": frames, "shadows": shadows}
     return Task(
         id=f"metaworld/{name}",
         obs_shape=(3 * frames, size, size),
@@ -80,14 +80,14 @@ def _task(
         terminates=False,
         source=SOURCE,
         gymnasium_id=f"metaworld/{name}-v0",
-        entry_point="envs.metaworld_env:make_env",
-        kwargs={"task": name, "action_repeat": action_repeat, **picture},
+        entry_point="envs.simulators.metaworld:make_env",
+        kwargs={"task": name, "action_repeat": action_repeat, **image},
         options=("render_mode", "width", "height", "camera_name"),
         observation_kind="pixels",
         action_repeat=action_repeat,
         reports_success=True,
         facts={
-            **picture,
+            **image,
             "camera": CAMERA,
             "bottom_row_first": True,
             "reward": REWARD,

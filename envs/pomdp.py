@@ -19,7 +19,7 @@ from dataclasses import replace
 from functools import partial
 
 from envs import mbbl
-from envs.registry import Task
+from envs.parts.registry import Task
 
 SOURCE = "Diff-SR, Shribak et al. 2024 (arXiv 2406.16121), appendix E; no code released"
 
@@ -30,11 +30,11 @@ def _task(name: str, full: str, start: int, stop: int, *, history: int = 3) -> T
     """One task.
 
     Args:
-        name: The paper's name of it.
-        full: Name of the MBBL task.
-        start: First hidden component of the full observation.
-        stop: The one after the last hidden component.
-        history: Masked observations to show together.
+        name: the paper's name of it.
+        full: name of the MBBL task.
+        start: first hidden component of the full observation.
+        stop: the one after the last hidden component.
+        history: masked observations to show together.
     """
     if not 1 <= history <= 100:
         raise ValueError(f"history is from 1 to 100, not {history}")
@@ -46,7 +46,7 @@ def _task(name: str, full: str, start: int, stop: int, *, history: int = 3) -> T
         obs_shape=(history * seen,),
         source=f"{SOURCE}; {base.source}",
         gymnasium_id=f"pomdp/{name}-v0",
-        entry_point="envs.pomdp_env:make_masked",
+        entry_point="envs.simulators.pomdp:make_masked",
         kwargs={"full": base.id, "hidden": (start, stop), "history": history},
         facts={"full": base.id, "hidden": (start, stop), "history": history},
         vary=partial(_task, name, full, start, stop),

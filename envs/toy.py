@@ -21,8 +21,8 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
-from envs.registry import Task
-from envs.sketch import ORANGE, Disc, Line, draw
+from envs.parts.registry import Task
+from envs.parts.sketch import ORANGE, Disc, Line, draw
 
 SOURCE = "after QVPO, Ding et al. 2024 (arXiv 2405.16173), figure 2; the peaks are our own"
 
@@ -53,15 +53,15 @@ class BanditEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.floating[Any]]]):
 
         Args:
             render_mode: `rgb_array` or None.
-            width: Of a picture in pixels.
-            height: Of a picture in pixels.
+            width: of an image in pixels.
+            height: of an image in pixels.
 
         Raises:
-            ValueError: If `render_mode` is neither.
+            ValueError: if `render_mode` is neither.
         """
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode is 'rgb_array' or None, not {render_mode!r}")
-        self.render_mode, self._picture = render_mode, (width, height)
+        self.render_mode, self._image = render_mode, (width, height)
         self._taken: list[float] = []
         self.observation_space = spaces.Box(0.0, 1.0, (1,), np.float64)
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -73,8 +73,8 @@ class BanditEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.floating[Any]]]):
         """Start an episode.
 
         Args:
-            seed: Changes nothing but the generator, which nothing draws from.
-            options: Ignored; there are none.
+            seed: changes nothing but the generator, which nothing draws from.
+            options: ignored; there are none.
 
         Returns:
             The constant observation `[1]` and an empty dict.
@@ -98,7 +98,7 @@ class BanditEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.floating[Any]]]):
                 marks.append(Disc((x, y), share * wide, (shade, shade, shade)))
         if self._taken:
             marks.append(Disc((self._taken[0], self._taken[1]), 0.03, ORANGE))
-        return draw(marks, 1.0, *self._picture)
+        return draw(marks, 1.0, *self._image)
 
     def step(
         self, action: NDArray[np.floating[Any]]
@@ -112,8 +112,8 @@ class BanditEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.floating[Any]]]):
             The constant observation, the height, True, False and an empty dict.
 
         Raises:
-            ResetNeeded: If no episode was started.
-            ValueError: If the action has the wrong shape.
+            ResetNeeded: if no episode was started.
+            ValueError: if the action has the wrong shape.
         """
         if not self._open:
             raise ResetNeeded("cannot call step() before reset()")

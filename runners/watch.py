@@ -27,7 +27,7 @@ from PIL import Image  # noqa: E402
 
 import envs  # noqa: E402
 from algos.base.agent import Agent  # noqa: E402
-from envs.pixels import NoRendering, check_size, gl_problem  # noqa: E402
+from envs.parts.pixels import NoRendering, check_size, gl_problem  # noqa: E402
 from runners.cells.errors import EXIT_OK, UserError, positive  # noqa: E402
 from runners.cells.seeding import derive_seed  # noqa: E402
 from runners.terminal.cli import Parser, check_device, run_main  # noqa: E402

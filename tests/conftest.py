@@ -2,7 +2,7 @@
 
 import os
 
-from envs.pixels import choose_gl
+from envs.parts.pixels import choose_gl
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")

@@ -117,7 +117,7 @@ def measure_environment(task_id: str, repeats: int) -> EnvironmentCost:
     env.step(action)
     steps = round((data.time - before) / model.opt.timestep)
     height, width = task.obs_shape[1:]
-    # What `envs.pixels.Camera` sets for a fast picture, on the model that it draws.
+    # What `envs.parts.pixels.Camera` sets for a fast picture, on the model that it draws.
     kept = model.vis.quality.offsamples, model.vis.quality.shadowsize
     model.vis.quality.offsamples = model.vis.quality.shadowsize = 0
     renderer = mujoco.Renderer(model, height, width)

@@ -15,7 +15,7 @@ import algos
 import envs
 from algos.parts.config import describe_options
 from algos.parts.vision import FRAME
-from envs.pixels import gl_problem
+from envs.parts.pixels import gl_problem
 from runners.cells.cell import Cell
 from runners.cells.errors import UserError
 from runners.cells.protocols import PROTOCOLS, Protocol

@@ -208,7 +208,7 @@ def test_pixels_continue_bit_by_bit_too():
 @pytest.mark.parametrize(
     ("task_id", "camera"), [("dmc/cheetah-run", 0), ("dmc/quadruped-escape", 2)]
 )
-def test_pictures_are_dm_controls(task_id, camera, quality):
+def test_images_are_dm_controls(task_id, camera, quality):
     env = envs.make(f"{task_id}@pixels{quality}", seed=0)
     for _ in range(2):
         env.reset()
@@ -223,8 +223,8 @@ def test_pictures_are_dm_controls(task_id, camera, quality):
         getattr(other.physics.data, name)[:] = getattr(base._data, name)
     mujoco.mj_step1(other.physics.model.ptr, other.physics.data.ptr)
     flags = {} if quality else {"shadow": False, "reflection": False}
-    picture = other.physics.render(84, 84, camera_id=camera, render_flag_overrides=flags)
-    np.testing.assert_array_equal(obs[-3:], picture.transpose(2, 0, 1))
+    image = other.physics.render(84, 84, camera_id=camera, render_flag_overrides=flags)
+    np.testing.assert_array_equal(obs[-3:], image.transpose(2, 0, 1))
     assert envs.task(f"{task_id}@pixels{quality}").facts["camera"] == camera
     env.close()
     other.close()
@@ -266,7 +266,7 @@ env.reset()
 env.step(env.action_space.sample())
 try:
     envs.make("dmc/quadruped-escape@pixels").reset()
-except envs.pixels.NoRendering as error:
+except envs.parts.pixels.NoRendering as error:
     print(error)
 """
     ran = subprocess.run(

@@ -9,9 +9,9 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.policies import ENV_POLICY_MAP
 
 import envs
-from envs import pixels
 from envs.metaworld import FIGURE, MARKED
-from envs.metaworld_env import _sawyer
+from envs.parts import pixels
+from envs.simulators.metaworld import _sawyer
 
 pytestmark = pytest.mark.skipif(bool(pixels.gl_problem()), reason=pixels.gl_problem())
 
@@ -21,13 +21,13 @@ STILL = np.zeros(4)
 
 
 def make(name, seed=None, size=16, frames=2, **options):
-    """The task with small pictures."""
+    """The task with small images."""
     return envs.make(f"metaworld/{name}@size={size}+frames={frames}", seed=seed, **options)
 
 
 @pytest.fixture
 def blind(monkeypatch):
-    """Black pictures, for what does not look at them: drawing is nearly all of the time."""
+    """Black images, for what does not look at them: drawing is nearly all of the time."""
 
     def frame(self, data):
         return np.zeros((3, self.height, self.width), np.uint8)
@@ -237,7 +237,7 @@ def test_layouts_come_from_the_environments_own_stream():
 
 
 @pytest.mark.parametrize("name", ["drawer-open", "window-open", "dial-turn", "stick-push"])
-def test_the_first_picture_shows_the_episodes_layout(name):
+def test_the_first_image_shows_the_episodes_layout(name):
     # Left alone, Meta-World's first state is up to 0.2 m off in the first three.
     env = make(name, seed=0, size=64, frames=1)
     for _ in range(2):
@@ -249,7 +249,7 @@ def test_the_first_picture_shows_the_episodes_layout(name):
         np.testing.assert_allclose(env.unwrapped.state[:7], state[:7], atol=0.02)
 
 
-def test_pictures_of_the_agent_are_those_of_mujoco_py():
+def test_images_of_the_agent_are_those_of_mujoco_py():
     env = make("hammer", seed=0, size=64, frames=1)
     obs = env.reset()[0]
     model, data = env.unwrapped.model, env.unwrapped.data
@@ -261,10 +261,10 @@ def test_pictures_of_the_agent_are_those_of_mujoco_py():
     np.testing.assert_array_equal(obs, bottom_row_first)
 
 
-# Pictures for people, and misuse -------------------------------------------------------
+# Images for people, and misuse -------------------------------------------------------
 
 
-def test_pictures_for_people():
+def test_images_for_people():
     film = {"render_mode": "rgb_array", "width": 48, "height": 48}
     env, plain = make("hammer", seed=0, size=48, frames=1, **film), make("hammer")
     obs = env.reset()[0]

@@ -12,8 +12,8 @@ import torch
 import algos
 import envs
 from algos.base.agent import Spaces
-from envs import registry
-from envs.registry import Task
+from envs.parts import registry
+from envs.parts.registry import Task
 from runners.cells.errors import UserError
 from runners.storage import checkpoint
 from runners.storage.checkpoint import CheckpointError

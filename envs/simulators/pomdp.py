@@ -10,8 +10,8 @@ from gymnasium import spaces
 from gymnasium.wrappers import TransformObservation
 from numpy.typing import NDArray
 
-from envs import registry
-from envs.pixels import FrameStack
+from envs.parts import registry
+from envs.parts.pixels import FrameStack
 
 Vector = NDArray[np.float64]
 VectorEnv = gymnasium.Env[Vector, NDArray[np.floating[Any]]]
@@ -21,10 +21,10 @@ def make_masked(full: str, hidden: tuple[int, int], history: int, **options: Any
     """Build a partially observed environment.
 
     Args:
-        full: Task id of the fully observed environment, which has vector observations `[n]`.
-        hidden: First hidden component and the one after the last.
-        history: Masked observations to show together.
-        **options: Passed on to the fully observed environment.
+        full: task id of the fully observed environment, which has vector observations `[n]`.
+        hidden: first hidden component and the one after the last.
+        history: masked observations to show together.
+        **options: passed on to the fully observed environment.
 
     Returns:
         An environment with observations `[history * (n - hidden)]`; rewards and ends are those of

@@ -1,7 +1,7 @@
 """Environments of the DeepMind Control Suite: a thin layer over dm_control's physics and tasks.
 
 It steps the two itself and leaves dm_control's own loop out, for three reasons: a repeated action
-needs the observation of its last step only, pictures need none, and an episode must be resumable.
+needs the observation of its last step only, images need none, and an episode must be resumable.
 
 Source: `dm_control/rl/control.py` of dm_control 1.0.28, whose order of calls is kept.
 """
@@ -21,8 +21,8 @@ from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
 from envs.dmc import EPISODE_ENV_STEPS
-from envs.pixels import Camera, FrameStack
-from envs.state import restore_simulator, simulator_arrays
+from envs.parts.pixels import Camera, FrameStack
+from envs.parts.state import restore_simulator, simulator_arrays
 
 
 def make_env(
@@ -34,16 +34,16 @@ def make_env(
     shadows: bool,
     **arguments: Any,
 ) -> gymnasium.Env[NDArray[Any], NDArray[np.float64]]:
-    """A task of the suite, observed by its state or by the last pictures.
+    """A task of the suite, observed by its state or by the last images.
 
     Args:
         domain: dm_control's name of the domain.
         task: dm_control's name of the task.
-        pixels: Observe pictures and not the state.
-        size: Height and width of a picture in pixels.
-        frames: Pictures in an observation.
-        shadows: Draw shadows and reflections, and smooth edges.
-        **arguments: For `DmcEnv`.
+        pixels: observe images and not the state.
+        size: height and width of an image in pixels.
+        frames: images in an observation.
+        shadows: draw shadows and reflections, and smooth edges.
+        **arguments: for `DmcEnv`.
 
     Returns:
         An environment with observations `[n]`, float64, or `[3 * frames, size, size]`, uint8.
@@ -80,15 +80,15 @@ class DmcEnv(gymnasium.Env[NDArray[Any], NDArray[np.float64]]):
     Args:
         domain: dm_control's name of the domain.
         task: dm_control's name of the task.
-        action_repeat: Simulator control steps for each action; divides 1000.
-        camera: Number of the task's camera.
+        action_repeat: simulator control steps for each action; divides 1000.
+        camera: number of the task's camera.
         render_mode: `rgb_array` or None.
-        width: Of `render`'s pictures, in pixels.
-        height: Of `render`'s pictures, in pixels.
-        camera_id: Of `render`'s pictures, None for the task's camera.
+        width: of `render`'s images, in pixels.
+        height: of `render`'s images, in pixels.
+        camera_id: of `render`'s images, None for the task's camera.
 
     Raises:
-        ValueError: If `render_mode` or `camera_id` is unknown.
+        ValueError: if `render_mode` or `camera_id` is unknown.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012
@@ -113,7 +113,7 @@ class DmcEnv(gymnasium.Env[NDArray[Any], NDArray[np.float64]]):
         self._simulator_steps = round(loaded.control_timestep() / self._physics.timestep())
         self._episode_seed: int | None = None
         self._elapsed = 0  # in control steps
-        # dm_control's own pictures leave the rays of the quadruped's rangefinders out.
+        # dm_control's own images leave the rays of the quadruped's rangefinders out.
         self._model.vis.rgba.rangefinder[3] = 0.0
         chosen = camera if camera_id is None else camera_id
         self._film = Camera(self._model, (height, width), chosen, fast=False)
@@ -141,8 +141,8 @@ class DmcEnv(gymnasium.Env[NDArray[Any], NDArray[np.float64]]):
         """Start an episode from the task's start distribution.
 
         Args:
-            seed: Restarts the generator if given.
-            options: Ignored; there are none.
+            seed: restarts the generator if given.
+            options: ignored; there are none.
 
         Returns:
             The observation and an empty dict.
@@ -163,8 +163,8 @@ class DmcEnv(gymnasium.Env[NDArray[Any], NDArray[np.float64]]):
             Observation, sum of rewards, terminated, truncated and an empty dict.
 
         Raises:
-            ResetNeeded: If no episode was started.
-            ValueError: If the action has the wrong shape.
+            ResetNeeded: if no episode was started.
+            ValueError: if the action has the wrong shape.
         """
         if self._episode_seed is None:
             raise ResetNeeded("cannot call step() before reset()")
@@ -180,12 +180,12 @@ class DmcEnv(gymnasium.Env[NDArray[Any], NDArray[np.float64]]):
         return self._observe(), total, terminated, truncated, {}
 
     def render(self) -> NDArray[np.uint8] | None:
-        """A picture `[height, width, 3]`, or None without `render_mode="rgb_array"`.
+        """An image `[height, width, 3]`, or None without `render_mode="rgb_array"`.
 
         Raises:
-            NoRendering: If this machine cannot draw.
+            NoRendering: if this machine cannot draw.
         """
-        return None if self.render_mode is None else self._film.picture(self._data)
+        return None if self.render_mode is None else self._film.image(self._data)
 
     def close(self) -> None:
         """Free what draws."""
@@ -241,16 +241,16 @@ class DmcEnv(gymnasium.Env[NDArray[Any], NDArray[np.float64]]):
 
 
 class DmcPixelsEnv(DmcEnv):
-    """A task observed by one picture `[3, size, size]`, uint8, top row first.
+    """A task observed by one image `[3, size, size]`, uint8, top row first.
 
     Args:
-        size: Height and width of a picture in pixels.
-        shadows: Draw shadows and reflections, and smooth edges.
+        size: height and width of an image in pixels.
+        shadows: draw shadows and reflections, and smooth edges.
         domain: dm_control's name of the domain.
         task: dm_control's name of the task.
-        action_repeat: As for `DmcEnv`.
-        camera: Number of the camera that the agent sees through.
-        **options: As for `DmcEnv`.
+        action_repeat: as for `DmcEnv`.
+        camera: number of the camera that the agent sees through.
+        **options: as for `DmcEnv`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Pictures of the tasks that no simulator draws: lines and discs on a light ground."""
+"""Images of the tasks that no simulator draws: lines and discs on a light ground."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def draw(
     Args:
         marks: in units of the task, y upwards.
         view: units from the centre to the nearest edge.
-        width: of the picture in pixels.
-        height: of the picture in pixels.
-        centre: what the middle of the picture shows.
+        width: of the image in pixels.
+        height: of the image in pixels.
+        centre: what the middle of the image shows.
 
     Returns:
         `[height, width, 3]`, top row first.

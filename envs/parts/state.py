@@ -57,13 +57,13 @@ def save_state(env: gymnasium.Env[Any, Any]) -> Arrays:
     """Everything that changes what the environment does next.
 
     Args:
-        env: An environment made by `envs.make` or `gymnasium.make`, reset or not.
+        env: an environment made by `envs.make` or `gymnasium.make`, reset or not.
 
     Returns:
         Arrays by name: `task`, and `<depth>.<layer>.<field>` from the outermost layer inwards.
 
     Raises:
-        TypeError: If a wrapper may have state and has no `snapshot`.
+        TypeError: if a wrapper may have state and has no `snapshot`.
     """
     arrays: Arrays = {"task": _text(_name(env))}
     for prefix, layer in _layers(env):
@@ -76,12 +76,12 @@ def load_state(env: gymnasium.Env[Any, Any], state: Mapping[str, NDArray[Any]]) 
     """Bring an environment, fresh or used, to a saved state.
 
     Args:
-        env: Built like the one that was saved: same task, same wrappers.
-        state: What `save_state` returned.
+        env: built like the one that was saved: same task, same wrappers.
+        state: what `save_state` returned.
 
     Raises:
-        ValueError: If the state is that of another task or other wrappers.
-        TypeError: If a wrapper may have state and has no `restore`.
+        ValueError: if the state is that of another task or other wrappers.
+        TypeError: if a wrapper may have state and has no `restore`.
     """
     saved = _read_text(state["task"])
     if saved != _name(env):
@@ -172,8 +172,8 @@ def simulator_arrays(model: Any, data: Any) -> Arrays:
     """The state of a MuJoCo simulator, for the `snapshot` of an environment that holds one.
 
     Args:
-        model: A `mujoco.MjModel`.
-        data: Its `mujoco.MjData`.
+        model: a `mujoco.MjModel`.
+        data: its `mujoco.MjData`.
 
     Returns:
         Copies of the integration state and of the derived fields.
@@ -192,9 +192,9 @@ def restore_simulator(model: Any, data: Any, arrays: Mapping[str, NDArray[Any]])
     """Bring a MuJoCo simulator to a saved state.
 
     Args:
-        model: A `mujoco.MjModel`, equal to the one of the saved simulator.
-        data: Its `mujoco.MjData`.
-        arrays: With what `simulator_arrays` returned.
+        model: a `mujoco.MjModel`, equal to the one of the saved simulator.
+        data: its `mujoco.MjData`.
+        arrays: with what `simulator_arrays` returned.
     """
     import mujoco
 

@@ -31,22 +31,22 @@ class Task:
 
     Attributes:
         id: `suite/name`, for example `mbbl/HalfCheetah`.
-        obs_shape: Shape of one observation, without replica or episode axes.
-        action_dim: Number of action components.
-        max_episode_steps: Agent steps after which an episode is truncated.
-        terminates: Whether an episode can end before that, through `terminated`.
-        source: Where the definition comes from, as a citation.
-        gymnasium_id: Name under which `gymnasium.make` finds the same environment.
+        obs_shape: shape of one observation, without replica or episode axes.
+        action_dim: number of action components.
+        max_episode_steps: agent steps after which an episode is truncated.
+        terminates: whether an episode can end before that, through `terminated`.
+        source: where the definition comes from, as a citation.
+        gymnasium_id: name under which `gymnasium.make` finds the same environment.
         entry_point: `module:callable` that builds it.
-        kwargs: Arguments that select this task at the entry point.
-        options: Names of further arguments that `make` passes on.
-        observation_kind: What the agent sees.
-        action_repeat: Simulator control steps for each agent step.
-        reports_success: Whether `info["success"]` says at each step if the task is done.
-        facts: What else a result depends on and its manifest records, for example the camera.
-        wrapped_limit: True if the environment does not count its own steps, so that gymnasium's
+        kwargs: arguments that select this task at the entry point.
+        options: names of further arguments that `make` passes on.
+        observation_kind: what the agent sees.
+        action_repeat: simulator control steps for each agent step.
+        reports_success: whether `info["success"]` says at each step if the task is done.
+        facts: what else a result depends on and its manifest records, for example the camera.
+        wrapped_limit: true if the environment does not count its own steps, so that gymnasium's
             `TimeLimit` and `OrderEnforcing` are put around it.
-        vary: Makes the same task with other settings, given as keywords that are whole numbers or
+        vary: makes the same task with other settings, given as keywords that are whole numbers or
             flags; a ValueError of it is one line. None if there are no settings.
     """
 
@@ -77,10 +77,10 @@ def register(task: Task) -> None:
     """Add a task to this registry and to gymnasium's.
 
     Args:
-        task: The task to add.
+        task: the task to add.
 
     Raises:
-        ValueError: If its id is taken.
+        ValueError: if its id is taken.
     """
     if task.id in _TASKS:
         raise ValueError(f"task {task.id!r} is already registered")
@@ -98,13 +98,13 @@ def list_tasks(suite: str | None = None) -> list[str]:
     """Ids of all registered tasks, in the order in which their suites list them.
 
     Args:
-        suite: Only the tasks of this suite, for example `mbbl`.
+        suite: only the tasks of this suite, for example `mbbl`.
 
     Returns:
         Task ids.
 
     Raises:
-        UnknownTask: If there is no such suite.
+        UnknownTask: if there is no such suite.
     """
     if suite is None:
         return list(_TASKS)
@@ -120,7 +120,7 @@ def task(task_id: str) -> Task:
     """The facts of one task, without building its environment.
 
     Args:
-        task_id: For example `mbbl/HalfCheetah`, or with settings `metaworld/hammer@size=64`;
+        task_id: for example `mbbl/HalfCheetah`, or with settings `metaworld/hammer@size=64`;
             several are joined by `+`, and a flag is its name alone.
 
     Returns:
@@ -128,7 +128,7 @@ def task(task_id: str) -> Task:
         order and without those that change nothing.
 
     Raises:
-        UnknownTask: If the id is not registered, or a setting is not one of the task's.
+        UnknownTask: if the id is not registered, or a setting is not one of the task's.
     """
     name, at, settings = task_id.partition("@")
     if name not in _TASKS:
@@ -176,17 +176,17 @@ def make(task_id: str, seed: int | None = None, **options: Any) -> gymnasium.Env
     """Build the environment of a task, without gymnasium's per-step checks.
 
     Args:
-        task_id: For example `mbbl/HalfCheetah`.
-        seed: Seeds the environment and its action space: the first `reset()` without a seed then
+        task_id: for example `mbbl/HalfCheetah`.
+        seed: seeds the environment and its action space: the first `reset()` without a seed then
             equals `reset(seed=seed)` and later ones continue the stream.
-        **options: Any of the task's `options`, for example `render_mode="rgb_array"`.
+        **options: any of the task's `options`, for example `render_mode="rgb_array"`.
 
     Returns:
         A new environment, not yet reset.
 
     Raises:
-        UnknownTask: If the id is not registered.
-        ValueError: If the task has no option of that name, or the option refuses its value.
+        UnknownTask: if the id is not registered.
+        ValueError: if the task has no option of that name, or the option refuses its value.
     """
     entry = task(task_id)
     for name in options:

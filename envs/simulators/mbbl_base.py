@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
-from envs.mbbl_rewards import Vector
+from envs.simulators.mbbl_rewards import Vector
 
 Reward = Callable[[Vector, Vector], float]
 Fallen = Callable[[Vector], bool]
@@ -31,7 +31,7 @@ class MbblEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.floating[Any]]]):
     _last_obs: Vector | None = None  # o_t as the reward reads it
     _elapsed: int = 0
 
-    def _set_rules(
+    def _set_task(
         self,
         *,
         reward: Reward,
@@ -41,19 +41,19 @@ class MbblEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.floating[Any]]]):
         action_noise: float,
         noisy_reward_on: NoisyReward,
     ) -> None:
-        """Fix the task's rules.
+        """Fix reward, end and noise of the task.
 
         Args:
             reward: R(o_t, a_t).
-            fallen: Whether an observation ends the episode, None if none does.
-            max_steps: Steps until truncation.
-            obs_noise: Half-width of the noise on every observation component.
-            action_noise: Half-width of the noise on every action component.
-            noisy_reward_on: Whether the reward reads the noisy observation, as the source does, or
+            fallen: whether an observation ends the episode, None if none does.
+            max_steps: steps until truncation.
+            obs_noise: half-width of the noise on every observation component.
+            action_noise: half-width of the noise on every action component.
+            noisy_reward_on: whether the reward reads the noisy observation, as the source does, or
                 the clean one, as the task copies in the SLBO and ME-TRPO repositories do.
 
         Raises:
-            ValueError: If `noisy_reward_on` is neither.
+            ValueError: if `noisy_reward_on` is neither.
         """
         if noisy_reward_on not in ("noisy", "clean"):
             raise ValueError(f"noisy_reward_on is 'noisy' or 'clean', not {noisy_reward_on!r}")
@@ -82,8 +82,8 @@ class MbblEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.floating[Any]]]):
         """Start an episode from the task's start distribution.
 
         Args:
-            seed: Restarts the generator if given.
-            options: Ignored; there are none.
+            seed: restarts the generator if given.
+            options: ignored; there are none.
 
         Returns:
             The observation, without noise, and an empty dict.
@@ -106,8 +106,8 @@ class MbblEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.floating[Any]]]):
             Observation, R(o_t, a_t), terminated, truncated and an empty dict.
 
         Raises:
-            ResetNeeded: If no episode was started.
-            ValueError: If the action has the wrong shape.
+            ResetNeeded: if no episode was started.
+            ValueError: if the action has the wrong shape.
         """
         if self._last_obs is None:
             raise ResetNeeded("cannot call step() before reset()")

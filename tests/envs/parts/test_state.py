@@ -154,7 +154,7 @@ def test_a_state_of_something_else_is_refused():
         envs.load_state(envs.make("mbbl/Hopper"), lacking)
 
 
-def test_pictures_after_a_restore_need_no_step():
+def test_images_after_a_restore_need_no_step():
     env = in_mid_episode("mbbl/HalfCheetah")
     fresh = envs.make("mbbl/HalfCheetah")
     envs.load_state(fresh, envs.save_state(env))

@@ -8,7 +8,7 @@ forces to the observations and rewards of Ant and Humanoid; HalfCheetah is the s
 
 from __future__ import annotations
 
-from envs.registry import Task
+from envs.parts.registry import Task
 
 SOURCE = "Gymnasium, Towers et al. 2024 (arXiv 2407.17032), MuJoCo v{version} environments"
 

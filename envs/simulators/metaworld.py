@@ -19,22 +19,22 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from numpy.typing import NDArray
 
 from envs.metaworld import CAMERA, EPISODE_ENV_STEPS, REWARD
-from envs.pixels import Camera, Frame, FrameStack
+from envs.parts.pixels import Camera, Frame, FrameStack
 
 
 def make_env(task: str, frames: int, **arguments: Any) -> FrameStack:
-    """A Meta-World task whose observations are the last pictures, `[3 * frames, size, size]`.
+    """A Meta-World task whose observations are the last images, `[3 * frames, size, size]`.
 
     Args:
         task: Meta-World's name without the version, for example `hammer`.
-        frames: How many pictures.
-        **arguments: For `MetaworldEnv`.
+        frames: how many images.
+        **arguments: for `MetaworldEnv`.
     """
     return FrameStack(MetaworldEnv(task, **arguments), frames)
 
 
 class MetaworldEnv(gymnasium.Env[Frame, NDArray[np.floating[Any]]]):
-    """A Meta-World task that shows one picture at a time.
+    """A Meta-World task that shows one image at a time.
 
     Observations are uint8 `[3, size, size]` with the bottom row first, as mujoco-py drew them and
     all published runs saw them: the camera hangs upside down, so robots stand on their feet in
@@ -42,22 +42,22 @@ class MetaworldEnv(gymnasium.Env[Frame, NDArray[np.floating[Any]]]):
 
     Meta-World leaves three things to its user, which are mended here. Its resets ignore `seed` and
     draw from numpy's global generator; here they draw from the environment's own. A reset draws the
-    layout twice and its first picture shows parts of both; here once. And goal markers that a
+    layout twice and its first image shows parts of both; here once. And goal markers that a
     task moves by hand go back to where the model file has them before they can be drawn; here they
-    are put in place for every picture, as Meta-World v2 did.
+    are put in place for every image, as Meta-World v2 did.
 
     Args:
         task: Meta-World's name without the version.
-        size: Height and width of an observation in pixels.
-        action_repeat: Simulator control steps of 12.5 ms for each action; divides 500.
-        shadows: Draw shadows and reflections, and smooth edges.
+        size: height and width of an observation in pixels.
+        action_repeat: simulator control steps of 12.5 ms for each action; divides 500.
+        shadows: draw shadows and reflections, and smooth edges.
         render_mode: `rgb_array` or None.
-        width: Of `render`'s pictures, in pixels.
-        height: Of `render`'s pictures, in pixels.
-        camera_name: Of `render`'s pictures.
+        width: of `render`'s images, in pixels.
+        height: of `render`'s images, in pixels.
+        camera_name: of `render`'s images.
 
     Raises:
-        ValueError: If `render_mode` or `camera_name` is unknown.
+        ValueError: if `render_mode` or `camera_name` is unknown.
     """
 
     def __init__(
@@ -105,11 +105,11 @@ class MetaworldEnv(gymnasium.Env[Frame, NDArray[np.floating[Any]]]):
         """Start an episode with a layout of its own.
 
         Args:
-            seed: Restarts the generator if given.
-            options: Ignored; there are none.
+            seed: restarts the generator if given.
+            options: ignored; there are none.
 
         Returns:
-            The first picture, and an empty dict.
+            The first image, and an empty dict.
         """
         super().reset(seed=seed)
         sawyer = self._sawyer
@@ -133,13 +133,13 @@ class MetaworldEnv(gymnasium.Env[Frame, NDArray[np.floating[Any]]]):
             action: `[4]`; the simulator clamps it.
 
         Returns:
-            The picture `[3, size, size]`, the sum of the rewards (0 to 10 each), False, whether
+            The image `[3, size, size]`, the sum of the rewards (0 to 10 each), False, whether
             500 simulator steps are over, and a dict with `success` (at any of the repeats) and
             `success_now` (at the last one), each 0.0 or 1.0.
 
         Raises:
-            ResetNeeded: If no episode was started, or this one is over.
-            ValueError: If the action has the wrong shape.
+            ResetNeeded: if no episode was started, or this one is over.
+            ValueError: if the action has the wrong shape.
         """
         if not self._state.size or self._sawyer.curr_path_length >= EPISODE_ENV_STEPS:
             raise ResetNeeded("cannot call step() before reset()")
@@ -155,14 +155,14 @@ class MetaworldEnv(gymnasium.Env[Frame, NDArray[np.floating[Any]]]):
         return self._look(), total, False, truncated, now
 
     def render(self) -> Frame | None:
-        """A picture `[height, width, 3]` for people, upright; None without a `render_mode`."""
+        """An image `[height, width, 3]` for people, upright; None without a `render_mode`."""
         if self.render_mode is None:
             return None
         self._place_markers()
-        return self._film.picture(self.data)
+        return self._film.image(self.data)
 
     def close(self) -> None:
-        """Free what the pictures took."""
+        """Free what the images took."""
         self._eye.close()
         self._film.close()
 

@@ -1,7 +1,7 @@
-"""Pictures, once for all suites: the choice of a GL library, a camera, and stacks of frames.
+"""Images, once for all suites: the choice of a GL library, a camera, and stacks of frames.
 
-Pictures cost far more than physics on a CPU: of a default MuJoCo picture 88 % is shadows, most of
-the rest is multisampling and reflections. Without these three (`fast`) a Meta-World picture takes
+Images cost far more than physics on a CPU: of a default MuJoCo image 88 % is shadows, most of
+the rest is multisampling and reflections. Without these three (`fast`) a Meta-World image takes
 4 ms instead of 70 at 64x64 (llvmpipe, one core), and is slightly darker.
 """
 
@@ -76,16 +76,16 @@ def _loads(library: str) -> bool:
 
 
 def check_size(size: int) -> int:
-    """The size of a picture, if it is one.
+    """The size of an image, if it is one.
 
     Args:
-        size: Height and width in pixels.
+        size: height and width in pixels.
 
     Returns:
         `size`.
 
     Raises:
-        ValueError: If it is not from 16 to 1024.
+        ValueError: if it is not from 16 to 1024.
     """
     if not 16 <= size <= 1024:
         raise ValueError(f"size is from 16 to 1024 pixels, not {size}")
@@ -102,18 +102,18 @@ def check_frames(frames: int) -> int:
 class Camera:
     """Draws a MuJoCo model as one of its cameras sees it.
 
-    The GL context is made at the first picture, in the process and the thread that draw. The
+    The GL context is made at the first image, in the process and the thread that draw. The
     model is left as it was, so cameras of any size and quality can share it.
 
     Args:
-        model: A `mujoco.MjModel`; of dm_control, `physics.model.ptr`.
-        size: Height and width in pixels, or the two as a pair.
-        camera: Name or index in the model; -1 is MuJoCo's free camera.
-        fast: Draw without shadows, reflections and multisampling.
-        flip: Frames have their bottom row first, as OpenGL and mujoco-py have them.
+        model: a `mujoco.MjModel`; of dm_control, `physics.model.ptr`.
+        size: height and width in pixels, or the two as a pair.
+        camera: name or index in the model; -1 is MuJoCo's free camera.
+        fast: draw without shadows, reflections and multisampling.
+        flip: frames have their bottom row first, as OpenGL and mujoco-py have them.
 
     Raises:
-        ValueError: If the model has no such camera.
+        ValueError: if the model has no such camera.
     """
 
     def __init__(
@@ -133,46 +133,46 @@ class Camera:
         self._context: _Context | None = None
 
     def frame(self, data: Any) -> Frame:
-        """A picture for an agent.
+        """An image for an agent.
 
         Args:
-            data: The model's `mujoco.MjData`, with derived fields up to date.
+            data: the model's `mujoco.MjData`, with derived fields up to date.
 
         Returns:
             A new array `[3, height, width]`; the first row is the top one, or with `flip` the
             bottom one.
 
         Raises:
-            NoRendering: If this machine cannot draw.
+            NoRendering: if this machine cannot draw.
         """
         rows = self._draw(data)
         return np.ascontiguousarray((rows if self._flip else rows[::-1]).transpose(2, 0, 1))
 
-    def picture(self, data: Any) -> Frame:
-        """A picture for people: upright, whatever `flip` is and however the camera is rolled.
+    def image(self, data: Any) -> Frame:
+        """An image for people: upright, whatever `flip` is and however the camera is rolled.
 
         Args:
-            data: As for `frame`.
+            data: as for `frame`.
 
         Returns:
             A new array `[height, width, 3]`, top row first.
 
         Raises:
-            NoRendering: If this machine cannot draw.
+            NoRendering: if this machine cannot draw.
         """
         rows = self._draw(data)
-        # Meta-World's corner cameras hang upside down: the y axis of the picture points down.
+        # Meta-World's corner cameras hang upside down: the y axis of the image points down.
         upside_down = self._number >= 0 and data.cam_xmat[self._number].reshape(3, 3)[2, 1] < -0.01
         return np.ascontiguousarray(rows[:, ::-1] if upside_down else rows[::-1])
 
     def close(self) -> None:
-        """Free the context; a later picture makes a new one."""
+        """Free the context; a later image makes a new one."""
         if self._context is not None:
             self._context.free()
             self._context = None
 
     def _draw(self, data: Any) -> Frame:
-        """A view `[height, width, 3]` of the last picture, bottom row first."""
+        """A view `[height, width, 3]` of the last image, bottom row first."""
         if self._context is None:
             self._context = _Context(self._model, self.height, self.width, self._number, self._fast)
         return self._context.draw(self._model, data)
@@ -186,7 +186,7 @@ class Camera:
 class _Context:
     """What MuJoCo needs to draw off screen: a GL context, a scene and a camera in it.
 
-    `mujoco.Renderer` does the same but turns every picture over, has no way to draw without
+    `mujoco.Renderer` does the same but turns every image over, has no way to draw without
     shadows, and cannot be closed after a constructor that failed.
     """
 
@@ -311,12 +311,12 @@ class FrameStack(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     Frames of the past cannot be drawn again, so `envs.save_state` saves them.
 
     Args:
-        env: Its observations are frames `[3, height, width]`, or vectors `[n]`.
-        frames: How many to show; observations are `[3 * frames, height, width]` or
+        env: its observations are frames `[3, height, width]`, or vectors `[n]`.
+        frames: how many to show; observations are `[3 * frames, height, width]` or
             `[n * frames]`, oldest first.
 
     Raises:
-        ValueError: If `frames` is less than 1.
+        ValueError: if `frames` is less than 1.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], frames: int) -> None:
@@ -353,7 +353,7 @@ class FrameStack(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         """Take back what `snapshot` gave.
 
         Raises:
-            ValueError: If the frames are of another size or number.
+            ValueError: if the frames are of another size or number.
         """
         stack = arrays["stack"]
         if stack.shape != self._stack.shape:

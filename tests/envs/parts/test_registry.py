@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import envs
-from envs.registry import register
+from envs.parts.registry import register
 
 MBBL = [
     "Pendulum",

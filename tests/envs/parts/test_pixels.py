@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import envs
-from envs import pixels
-from envs.pixels import Camera, FrameStack
+from envs.parts import pixels
+from envs.parts.pixels import Camera, FrameStack
 
 needs_gl = pytest.mark.skipif(bool(pixels.gl_problem()), reason=pixels.gl_problem())
 
@@ -71,7 +71,7 @@ def test_choice_of_a_library(monkeypatch, present, before, chosen):
 
 
 DRAW = f"""
-from envs.pixels import Camera, NoRendering
+from envs.parts.pixels import Camera, NoRendering
 import mujoco
 model = mujoco.MjModel.from_xml_string('''{SCENE}''')
 data = mujoco.MjData(model)
@@ -175,17 +175,17 @@ def test_orientation(scene):
         assert frame.dtype == np.uint8
         assert frame.flags.c_contiguous
         assert is_red_above_blue(frame.transpose(1, 2, 0)) == upright
-        assert is_red_above_blue(camera.picture(data))
+        assert is_red_above_blue(camera.image(data))
     raw = Camera(model, 32, "hanging", flip=True).frame(data).transpose(1, 2, 0)
-    mirrored = Camera(model, 32, "hanging").picture(data)[:, ::-1]
+    mirrored = Camera(model, 32, "hanging").image(data)[:, ::-1]
     np.testing.assert_array_equal(raw, mirrored)
 
 
 @needs_gl
 def test_fast_is_without_shadows_reflections_and_samples(scene):
     model, data = scene
-    fast = Camera(model, (48, 64), "front").picture(data)
-    full = Camera(model, (48, 64), "front", fast=False).picture(data)
+    fast = Camera(model, (48, 64), "front").image(data)
+    full = Camera(model, (48, 64), "front", fast=False).image(data)
     assert (model.vis.quality.shadowsize, model.vis.quality.offsamples) == (512, 4)
     assert (model.vis.global_.offwidth, model.vis.global_.offheight) == (20, 30)
     assert np.mean(fast != full) > 0.05

@@ -18,10 +18,10 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
-from envs import mbbl_rewards as rewards
-from envs.mbbl_base import MbblEnv, NoisyReward, Reward
-from envs.mbbl_rewards import Vector
-from envs.sketch import BLUE, DARK, GREY, ORANGE, Disc, Line, draw
+from envs.parts.sketch import BLUE, DARK, GREY, ORANGE, Disc, Line, draw
+from envs.simulators import mbbl_rewards as rewards
+from envs.simulators.mbbl_base import MbblEnv, NoisyReward, Reward
+from envs.simulators.mbbl_rewards import Vector
 
 State = tuple[float, ...]
 MAX_STEPS = 201
@@ -32,14 +32,14 @@ class System:
     """A dynamical system with one action.
 
     Attributes:
-        start: Draws a start state.
-        advance: Next state for a state and an action.
-        observe: Observation of a state.
+        start: draws a start state.
+        advance: next state for a state and an action.
+        observe: observation of a state.
         reward: R(o_t, a_t).
-        sketch: What a state looks like, in metres or in the system's own units.
-        view: Units from the middle of a picture to its nearest edge.
-        fps: Steps per second.
-        middle: What the middle of a picture shows.
+        sketch: what a state looks like, in metres or in the system's own units.
+        view: units from the middle of an image to its nearest edge.
+        fps: steps per second.
+        middle: what the middle of an image shows.
     """
 
     start: Callable[[np.random.Generator], State]
@@ -219,7 +219,7 @@ class ClassicEnv(MbblEnv):
 
     def __init__(
         self,
-        rules: str,
+        physics: str,
         *,
         obs_noise: float = 0.0,
         noisy_reward_on: NoisyReward = "noisy",
@@ -230,23 +230,23 @@ class ClassicEnv(MbblEnv):
         """Build the system.
 
         Args:
-            rules: A key of `SYSTEMS`.
-            obs_noise: Half-width of the observation noise.
-            noisy_reward_on: See `MbblEnv`.
+            physics: a key of `SYSTEMS`.
+            obs_noise: half-width of the observation noise.
+            noisy_reward_on: see `MbblEnv`.
             render_mode: `rgb_array` or None.
-            width: Of a picture in pixels.
-            height: Of a picture in pixels.
+            width: of an image in pixels.
+            height: of an image in pixels.
 
         Raises:
-            ValueError: If `render_mode` is neither.
+            ValueError: if `render_mode` is neither.
         """
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode is 'rgb_array' or None, not {render_mode!r}")
-        self._system = SYSTEMS[rules]
-        self.render_mode, self._picture = render_mode, (width, height)
+        self._system = SYSTEMS[physics]
+        self.render_mode, self._image = render_mode, (width, height)
         self.metadata = {**self.metadata, "render_fps": self._system.fps}
         self._state: State | None = None
-        self._set_rules(
+        self._set_task(
             reward=self._system.reward,
             fallen=None,
             max_steps=MAX_STEPS,
@@ -275,13 +275,13 @@ class ClassicEnv(MbblEnv):
         return np.array(self._system.observe(self._state), dtype=np.float64)
 
     def render(self) -> NDArray[np.uint8] | None:
-        """The present state as a picture `[height, width, 3]`, None without `render_mode`."""
+        """The present state as an image `[height, width, 3]`, None without `render_mode`."""
         if self.render_mode is None:
             return None
         if self._state is None:
             raise ResetNeeded("cannot call render() before reset()")
         system = self._system
-        return draw(system.sketch(self._state), system.view, *self._picture, system.middle)
+        return draw(system.sketch(self._state), system.view, *self._image, system.middle)
 
     def snapshot(self) -> dict[str, NDArray[Any]]:
         """The episode's state and the system's, see `envs.save_state`."""
@@ -304,10 +304,10 @@ class NoisyPendulumEnv(ClassicEnv):
         Args:
             sine_cost: `absolute` is 0.1 |sin θ| as in the clean task; `signed` leaves the absolute
                 value out as the released noisy variants do, which is taken for an oversight.
-            **options: As for `ClassicEnv`.
+            **options: as for `ClassicEnv`.
 
         Raises:
-            ValueError: If `sine_cost` is neither.
+            ValueError: if `sine_cost` is neither.
         """
         if sine_cost not in ("absolute", "signed"):
             raise ValueError(f"sine_cost is 'absolute' or 'signed', not {sine_cost!r}")

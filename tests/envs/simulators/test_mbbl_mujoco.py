@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import envs
-from envs import mbbl_rewards as rewards
+from envs.simulators import mbbl_rewards as rewards
 
 ET = ["Ant", "Walker2D", "Hopper", "SlimHumanoid"]  # with and without early termination
 
@@ -348,7 +348,7 @@ def test_a_task_and_its_et_twin_move_alike(name):
     np.testing.assert_array_equal(plain.step(action)[0], ending.step(action)[0])
 
 
-def test_picture():
+def test_image():
     code = """
 import sys
 import mujoco
@@ -360,8 +360,8 @@ except Exception as error:
 import envs
 env = envs.make("mbbl/HalfCheetah", seed=0, render_mode="rgb_array", width=64, height=48)
 env.reset()
-picture = env.render()
-assert picture.shape == (48, 64, 3) and picture.std() > 0
+image = env.render()
+assert image.shape == (48, 64, 3) and image.std() > 0
 assert env.metadata["render_fps"] == 20
 """
     # A process of its own: MUJOCO_GL counts only before mujoco is imported.

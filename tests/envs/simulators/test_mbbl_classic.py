@@ -8,7 +8,7 @@ import pytest
 from gymnasium.envs.classic_control import AcrobotEnv, CartPoleEnv
 
 import envs
-from envs import mbbl_classic as classic
+from envs.simulators import mbbl_classic as classic
 
 CLASSIC = ["Pendulum", "Acrobot", "CartPole", "MountainCar"]
 

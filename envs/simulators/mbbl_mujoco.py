@@ -18,9 +18,9 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.mujoco.mujoco_env import DEFAULT_SIZE, MujocoEnv
 
-from envs import mbbl_rewards as rewards
-from envs.mbbl_base import Fallen, MbblEnv, NoisyReward, Reward
-from envs.mbbl_rewards import Vector
+from envs.simulators import mbbl_rewards as rewards
+from envs.simulators.mbbl_base import Fallen, MbblEnv, NoisyReward, Reward
+from envs.simulators.mbbl_rewards import Vector
 
 SWIMMER_HEAD = 1.5  # metres from the root joints to the head tip
 
@@ -69,16 +69,16 @@ class Robot:
     """A MuJoCo model, what is observed of it and how it starts.
 
     Attributes:
-        xml: Name of gymnasium's bundled model file.
-        frame_skip: Simulator steps for each control step.
-        observe: Observation of the simulator's data.
-        qpos_noise: Half-width of the uniform noise on start positions.
-        qvel_noise: Half-width, or deviation if `normal_qvel`, of the noise on start velocities.
-        normal_qvel: Whether velocity noise is normal instead of uniform.
-        centred: Number of leading positions set to 0 at the start, noise included.
-        contact_forces: Whether the observation reads contact forces, which cost an extra pass.
-        adjust: Puts back numbers in which gymnasium's model differs from gym 0.9.4.
-        camera: Default camera for pictures.
+        xml: name of gymnasium's bundled model file.
+        frame_skip: simulator steps for each control step.
+        observe: observation of the simulator's data.
+        qpos_noise: half-width of the uniform noise on start positions.
+        qvel_noise: half-width, or deviation if `normal_qvel`, of the noise on start velocities.
+        normal_qvel: whether velocity noise is normal instead of uniform.
+        centred: number of leading positions set to 0 at the start, noise included.
+        contact_forces: whether the observation reads contact forces, which cost an extra pass.
+        adjust: puts back numbers in which gymnasium's model differs from gym 0.9.4.
+        camera: default camera for images.
     """
 
     xml: str
@@ -94,7 +94,7 @@ class Robot:
 
 
 @dataclass(frozen=True)
-class Rules:
+class TaskPhysics:
     """A task on a robot: its reward, its end condition and its time limit in control steps."""
 
     robot: Robot
@@ -129,22 +129,22 @@ SLIM_HUMANOID = Robot(
     "humanoid.xml", 5, _without_root(2), 0.01, 0.01, adjust=_wider_left_hip, camera=_SIDE_VIEW
 )
 
-TASK_RULES: Mapping[str, Rules] = {
+PHYSICS: Mapping[str, TaskPhysics] = {
     # 101 and not 100: the source ends this task at k > 100 where k starts at 0.
-    "InvertedPendulum": Rules(INVERTED_PENDULUM, rewards.inverted_pendulum, max_steps=101),
-    "Reacher": Rules(REACHER, rewards.reacher, max_steps=50),
-    "HalfCheetah": Rules(HALF_CHEETAH, rewards.half_cheetah),
-    "SwimmerV0": Rules(SWIMMER_V0, rewards.swimmer_v0),
-    "Swimmer": Rules(SWIMMER, rewards.swimmer),
-    "Hopper": Rules(HOPPER, rewards.hopper),
-    "Hopper-ET": Rules(HOPPER, rewards.hopper_et, rewards.hopper_fallen),
-    "Walker2D": Rules(WALKER, rewards.walker),
-    "Walker2D-ET": Rules(WALKER, rewards.walker_et, rewards.walker_fallen),
-    "Ant": Rules(ANT, rewards.ant),
-    "Ant-ET": Rules(ANT, rewards.ant_et, rewards.ant_fallen),
-    "SlimHumanoid": Rules(SLIM_HUMANOID, rewards.slim_humanoid),
-    "SlimHumanoid-ET": Rules(SLIM_HUMANOID, rewards.slim_humanoid, rewards.humanoid_fallen),
-    "Humanoid-ET": Rules(HUMANOID, rewards.humanoid, rewards.humanoid_fallen),
+    "InvertedPendulum": TaskPhysics(INVERTED_PENDULUM, rewards.inverted_pendulum, max_steps=101),
+    "Reacher": TaskPhysics(REACHER, rewards.reacher, max_steps=50),
+    "HalfCheetah": TaskPhysics(HALF_CHEETAH, rewards.half_cheetah),
+    "SwimmerV0": TaskPhysics(SWIMMER_V0, rewards.swimmer_v0),
+    "Swimmer": TaskPhysics(SWIMMER, rewards.swimmer),
+    "Hopper": TaskPhysics(HOPPER, rewards.hopper),
+    "Hopper-ET": TaskPhysics(HOPPER, rewards.hopper_et, rewards.hopper_fallen),
+    "Walker2D": TaskPhysics(WALKER, rewards.walker),
+    "Walker2D-ET": TaskPhysics(WALKER, rewards.walker_et, rewards.walker_fallen),
+    "Ant": TaskPhysics(ANT, rewards.ant),
+    "Ant-ET": TaskPhysics(ANT, rewards.ant_et, rewards.ant_fallen),
+    "SlimHumanoid": TaskPhysics(SLIM_HUMANOID, rewards.slim_humanoid),
+    "SlimHumanoid-ET": TaskPhysics(SLIM_HUMANOID, rewards.slim_humanoid, rewards.humanoid_fallen),
+    "Humanoid-ET": TaskPhysics(HUMANOID, rewards.humanoid, rewards.humanoid_fallen),
 }
 
 
@@ -155,7 +155,7 @@ class MujocoTaskEnv(MbblEnv, MujocoEnv):  # type: ignore[misc]  # both define st
 
     def __init__(
         self,
-        rules: str,
+        physics: str,
         *,
         obs_noise: float = 0.0,
         action_noise: float = 0.0,
@@ -169,24 +169,24 @@ class MujocoTaskEnv(MbblEnv, MujocoEnv):  # type: ignore[misc]  # both define st
         """Load the model.
 
         Args:
-            rules: A key of `TASK_RULES`.
-            obs_noise: Half-width of the observation noise.
-            action_noise: Half-width of the action noise.
-            noisy_reward_on: See `MbblEnv`.
+            physics: a key of `PHYSICS`.
+            obs_noise: half-width of the observation noise.
+            action_noise: half-width of the action noise.
+            noisy_reward_on: see `MbblEnv`.
             render_mode: `rgb_array` or None.
-            width: Of a picture, in pixels.
-            height: Of a picture, in pixels.
-            camera_id: Camera of the model to look through.
-            camera_name: The same by name.
+            width: of an image, in pixels.
+            height: of an image, in pixels.
+            camera_id: camera of the model to look through.
+            camera_name: the same by name.
 
         Raises:
-            ValueError: If an option has a value that is not allowed.
+            ValueError: if an option has a value that is not allowed.
         """
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode is 'rgb_array' or None, not {render_mode!r}")
-        chosen = TASK_RULES[rules]
+        chosen = PHYSICS[physics]
         self._robot = chosen.robot
-        self._set_rules(
+        self._set_task(
             reward=chosen.reward,
             fallen=chosen.fallen,
             max_steps=chosen.max_steps,

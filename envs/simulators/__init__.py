@@ -1,0 +1,1 @@
+"""Environments that the project builds itself, loaded when a task is made."""
