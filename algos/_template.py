@@ -24,7 +24,6 @@ a correlated process, and leaves out the paper's batch normalisation and weight 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,6 +70,9 @@ class TemplateAgent(OffPolicyAgent):
         """Make networks and optimisers (see `OffPolicyAgent.build`)."""
         c, obs_dim, action_dim = self.config, self.obs_dim, self.spaces.action_dim
         dtype, hidden = self.dtype, [c.hidden, c.hidden]
+        # Checkpoints hold every attribute with `state_dict` and `load_state_dict`: networks,
+        # optimisers, or something of your own with both (running statistics, a second memory).
+        # Nothing is declared, but what changes the future has to be such an attribute.
         # Initial weights come from `self.rng`, never from `nn.Linear`, which draws from
         # torch's global generator: a seed must give the same run alone and in a group.
         self.actor = MLP(self.rng, 1, [obs_dim, *hidden, action_dim], dtype=dtype)
@@ -121,19 +123,3 @@ class TemplateAgent(OffPolicyAgent):
         loss = -per_replica_mean(q)
         step(self.actor_optimizer, loss.sum())
         return {"actor_loss": loss.detach()}
-
-    def components(self) -> dict[str, Any]:
-        """Everything that changes the future: what is missing here is lost by a kill.
-
-        List every network, target network and optimiser, and anything of your own with
-        `state_dict` and `load_state_dict` (running statistics, a second memory). The
-        memory, the counters and both random streams are already in.
-        """
-        return super().components() | {
-            "actor": self.actor,
-            "critic": self.critic,
-            "actor_target": self.actor_target,
-            "critic_target": self.critic_target,
-            "actor_optimizer": self.actor_optimizer,
-            "critic_optimizer": self.critic_optimizer,
-        }

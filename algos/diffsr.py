@@ -34,7 +34,6 @@ the two commits or the text disagree, each reading is an option below:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -277,17 +276,3 @@ class DiffSR(OffPolicyAgent):
         )
         step(self.actor_optimizer, total)
         return metrics
-
-    def components(self) -> dict[str, Any]:
-        """See `Agent.components`."""
-        return super().components() | {
-            "psi": self.psi,
-            "zeta": self.zeta,
-            "critic": self.critic,
-            "target": self.target,
-            "actor": self.actor,
-            "temperature": self.temperature,
-            "feature_optimizer": self.feature_optimizer,
-            "critic_optimizer": self.critic_optimizer,
-            "actor_optimizer": self.actor_optimizer,
-        }

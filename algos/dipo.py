@@ -29,7 +29,6 @@ text and code disagree, each reading is an option:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -236,15 +235,3 @@ class DIPO(OffPolicyAgent):
         loss = per_replica_mean(self.actor.squared_error(self.diffusion, action, obs, self.rng))
         step(self.actor_optimizer, loss.sum(), self.replicas, self.config.max_grad_norm)
         return {"actor_loss": loss.detach()}
-
-    def components(self) -> dict[str, Any]:
-        """See `Agent.components`."""
-        return super().components() | {
-            "memory": self.memory,
-            "actor": self.actor,
-            "critic": self.critic,
-            "actor_target": self.actor_target,
-            "critic_target": self.critic_target,
-            "actor_optimizer": self.actor_optimizer,
-            "critic_optimizer": self.critic_optimizer,
-        }

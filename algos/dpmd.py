@@ -37,7 +37,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -244,17 +243,3 @@ class DPMD(OffPolicyAgent):
         entropy = 0.5 * action_dim * (2.0 * math.pi * math.e * variance).log()
         gap = entropy - c.entropy_per_action * action_dim
         step(self.alpha_optimizer, (self.temperature.log_alpha * gap).sum())
-
-    def components(self) -> dict[str, Any]:
-        """See `Agent.components`."""
-        return super().components() | {
-            "actor": self.actor,
-            "critic": self.critic,
-            "actor_target": self.actor_target,
-            "critic_target": self.critic_target,
-            "temperature": self.temperature,
-            "statistics": self.statistics,
-            "actor_optimizer": self.actor_optimizer,
-            "critic_optimizer": self.critic_optimizer,
-            "alpha_optimizer": self.alpha_optimizer,
-        }

@@ -135,13 +135,3 @@ class DrQv2(DrQAgent):
         step(self.actor_optimizer, loss.sum())
         std = torch.full_like(loss.detach(), self.noise_std())
         return {"actor_loss": loss.detach(), "noise_std": std}
-
-    def components(self) -> dict[str, Any]:
-        """See `Agent.components`."""
-        return super().components() | {
-            "actor": self.actor,
-            "critic": self.critic,
-            "target": self.target,
-            "actor_optimizer": self.actor_optimizer,
-            "critic_optimizer": self.critic_optimizer,
-        }

@@ -436,19 +436,3 @@ class LVRep(OffPolicyAgent):
         total, metrics = self.temperature.soft_policy_loss(q, log_prob, self.target_entropy)
         step(self.actor_optimizer, total)
         return metrics
-
-    def components(self) -> dict[str, Any]:
-        """See `Agent.components`."""
-        return super().components() | {
-            "encoder": self.encoder,
-            "prior": self.prior,
-            "decoder": self.decoder,
-            "prior_target": self.prior_target,
-            "critic": self.critic,
-            "target": self.target,
-            "actor": self.actor,
-            "temperature": self.temperature,
-            "feature_optimizer": self.feature_optimizer,
-            "critic_optimizer": self.critic_optimizer,
-            "actor_optimizer": self.actor_optimizer,
-        }

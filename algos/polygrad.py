@@ -550,20 +550,3 @@ class PolyGRAD(Agent):
         """One imagined batch; what it starts from makes no difference to its cost."""
         obs = torch.zeros(1, self.config.imagined_batch, self.memory.obs_dim, device=self.device)
         return {"imagine": lambda: self.imagine(obs)}
-
-    def components(self) -> dict[str, Any]:
-        """See `Agent.components`."""
-        return {
-            "memory": self.memory,
-            "counters": self.counters,
-            "denoiser": self.denoiser,
-            "averaged": self.averaged,
-            "actor": self.actor,
-            "critic": self.critic,
-            "target": self.target,
-            "step_size": self.step_size,
-            "denoiser_optimizer": self.denoiser_optimizer,
-            "actor_optimizer": self.actor_optimizer,
-            "critic_optimizer": self.critic_optimizer,
-            "rate_optimizer": self.rate_optimizer,
-        }

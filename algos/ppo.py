@@ -287,17 +287,6 @@ class PPO(Agent):
                 "clip_fraction": ((ratio - 1.0).abs() > c.clip).float().mean(-1),
             }
 
-    def components(self) -> dict[str, Any]:
-        """See `Agent.components`."""
-        return {
-            "actor": self.actor,
-            "critic": self.critic,
-            "optimizer": self.optimizer,
-            "normaliser": self.normaliser,
-            "rollout": self.rollout,
-            "counters": self.counters,
-        }
-
 
 # ---------------------------------------------------------------- losses
 

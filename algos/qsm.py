@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -226,13 +226,3 @@ class QSM(OffPolicyAgent):
         """The policy's learning rate at this update: half a cosine from its start to 0."""
         done = min((self.counters.updates - 1) / self.config.decay_steps, 1.0)
         return self.config.actor_learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
-
-    def components(self) -> dict[str, Any]:
-        """See `Agent.components`."""
-        return super().components() | {
-            "actor": self.actor,
-            "critic": self.critic,
-            "target": self.target,
-            "actor_optimizer": self.actor_optimizer,
-            "critic_optimizer": self.critic_optimizer,
-        }

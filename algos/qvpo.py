@@ -32,7 +32,6 @@ Defaults are those of the authors' code, wadx2019/qvpo 40a1974, run as its READM
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -228,14 +227,3 @@ class QVPO(OffPolicyAgent):
         """Mean over rows and coordinates of weight (eps(x_t, t, s) - z)², `[R]`."""
         error = self.actor.squared_error(self.diffusion, x0, obs, self.rng)
         return per_replica_mean(weight.unsqueeze(-1) * error)
-
-    def components(self) -> dict[str, Any]:
-        """See `Agent.components`."""
-        return super().components() | {
-            "actor": self.actor,
-            "critic": self.critic,
-            "actor_target": self.actor_target,
-            "critic_target": self.critic_target,
-            "actor_optimizer": self.actor_optimizer,
-            "critic_optimizer": self.critic_optimizer,
-        }

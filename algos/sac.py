@@ -15,7 +15,6 @@ the log std rescaled by tanh into [-5, 2] follows CleanRL (vwxyzjn/cleanrl fe8d8
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -121,14 +120,3 @@ class SAC(OffPolicyAgent):
         )
         step(self.actor_optimizer, total)
         return metrics
-
-    def components(self) -> dict[str, Any]:
-        """See `Agent.components`."""
-        return super().components() | {
-            "actor": self.actor,
-            "critic": self.critic,
-            "target": self.target,
-            "temperature": self.temperature,
-            "critic_optimizer": self.critic_optimizer,
-            "actor_optimizer": self.actor_optimizer,
-        }

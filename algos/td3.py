@@ -22,7 +22,6 @@ policy, here uniform ones).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -143,14 +142,3 @@ class TD3(OffPolicyAgent):
         """Raise the first critic's value of the policy's action."""
         q = self.critic(obs, torch.tanh(self.actor(obs)), frozen=True)[:, 0]
         step(self.actor_optimizer, -q.mean(-1).sum())
-
-    def components(self) -> dict[str, Any]:
-        """See `Agent.components`."""
-        return super().components() | {
-            "actor": self.actor,
-            "critic": self.critic,
-            "actor_target": self.actor_target,
-            "critic_target": self.critic_target,
-            "actor_optimizer": self.actor_optimizer,
-            "critic_optimizer": self.critic_optimizer,
-        }

@@ -116,13 +116,15 @@ def save_load_continues(algo: Algo) -> None:
     require_same(
         saved.train(10),
         loaded.train(10),
-        "a fresh agent that loaded the state went on differently: components() must name every "
-        "network, optimiser, memory and counter that changes the future",
+        "a fresh agent that loaded the state went on differently: every network, optimiser, "
+        "memory and counter that changes the future has to be an attribute with state_dict and "
+        "load_state_dict, since components() finds no other",
     )
     obs = saved.see(4)
     require(
         np.array_equal(saved.agent.act(obs, False), loaded.agent.act(obs, False)),
-        "after save and load the evaluation actions differ: name what act reads in components()",
+        "after save and load the evaluation actions differ: what act reads has to be an attribute "
+        "with state_dict and load_state_dict, since components() finds no other",
     )
 
 
@@ -136,8 +138,9 @@ def policy_state_acts(algo: Algo) -> None:
     obs = trained.see(4)
     require(
         np.array_equal(trained.agent.act(obs, False), fresh.act(obs, False)),
-        "after load_policy() the evaluation actions differ: name what act reads in components(), "
-        "and not as one of the memories of algos.base.agent.MEMORIES",
+        "after load_policy() the evaluation actions differ: what act reads has to be an attribute "
+        "with state_dict and load_state_dict, and not named like one of the memories of "
+        "algos.base.agent.MEMORIES",
     )
 
 

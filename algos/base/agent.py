@@ -69,6 +69,10 @@ class Agent(ABC):
     """Base of every algorithm: one file in `algos/`, one subclass.
 
     The class facts below are read by the runner, the checks and the docs.
+
+    Every attribute with `state_dict` and `load_state_dict` (networks, optimisers, memories,
+    counters) is saved and restored under its name. So what changes the future has to be such
+    an attribute, or inside one; an object that is not to be saved is kept in a tuple.
     """
 
     title: ClassVar[str]
@@ -164,9 +168,18 @@ class Agent(ABC):
             while there is nothing to learn from.
         """
 
-    @abstractmethod
     def components(self) -> dict[str, Any]:
-        """Everything with `state_dict` and `load_state_dict` that changes the future."""
+        """Return what is saved, by name, but for both random streams.
+
+        These are the attributes with `state_dict` and `load_state_dict`, in the order in
+        which they were assigned; an object with several names goes by the first.
+        """
+        found: dict[int, tuple[str, Any]] = {}
+        for name, value in vars(self).items():
+            saved = hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
+            if saved and value is not self.rng and value is not self.eval_rng:
+                found.setdefault(id(value), (name, value))
+        return dict(found.values())
 
     def policy_state(self) -> dict[str, Any]:
         """What `act` reads without exploring: all components but memories and optimisers."""

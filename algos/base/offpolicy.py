@@ -34,8 +34,7 @@ class OffPolicyConfig(AgentConfig):
 class OffPolicyAgent(Agent):
     """Uniform random actions first, then one `learn` per step.
 
-    A subclass builds its networks in `build`, learns in `learn`, and acts in
-    `exploit`; `components` adds its networks and optimisers to the memory here.
+    A subclass builds its networks in `build`, learns in `learn`, and acts in `exploit`.
 
     An agent for vectors becomes one for pixels by DrQ-v2's eyes: `vision` turns images
     into `obs_dim` features, and these are what `sample`, `see` and `policy` hand out. The
@@ -169,11 +168,6 @@ class OffPolicyAgent(Agent):
         """Weights of `modules` and of the eyes: what the critic's loss trains."""
         eyes = [] if self.vision is None else [self.vision]
         return [p for module in (*modules, *eyes) for p in module.parameters()]
-
-    def components(self) -> dict[str, Any]:
-        """Memory, counters and eyes; subclasses add their own parts."""
-        eyes = {} if self.vision is None else {"vision": self.vision}
-        return {"replay": self.replay, "counters": self.counters, **eyes}
 
 
 @dataclass

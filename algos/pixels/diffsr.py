@@ -47,7 +47,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -538,18 +538,3 @@ class PixelDiffSR(DrQAgent):
         """Noise levels above a frame that `generate` shows: from the number of levels to 0."""
         levels = self.diffusion.steps
         return [round(levels * (shown - 1 - n) / (shown - 1)) for n in range(shown)]
-
-    def components(self) -> dict[str, Any]:
-        """See `Agent.components`."""
-        return super().components() | {
-            "vae": self.vae,
-            "psi": self.psi,
-            "zeta": self.zeta,
-            "critic": self.critic,
-            "actor": self.actor,
-            "vae_target": self.vae_target,
-            "psi_target": self.psi_target,
-            "target": self.target,
-            "model_optimizer": self.model_optimizer,
-            "actor_optimizer": self.actor_optimizer,
-        }

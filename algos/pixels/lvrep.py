@@ -37,7 +37,6 @@ Sizes, rates and all of the above are those of the authors' code, haotiansun14/r
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -265,19 +264,3 @@ class MuLVRep(DrQAgent):
         step(self.actor_optimizer, loss.sum())
         std = torch.full_like(loss.detach(), self.noise_std())
         return {"actor_loss": loss.detach(), "noise_std": std}
-
-    def components(self) -> dict[str, Any]:
-        """See `Agent.components`."""
-        return super().components() | {
-            "frame_encoder": self.frame_encoder,
-            "posterior": self.posterior,
-            "prior": self.prior,
-            "decoder": self.decoder,
-            "critic": self.critic,
-            "actor": self.actor,
-            "vision_target": self.vision_target,
-            "prior_target": self.prior_target,
-            "target": self.target,
-            "optimizer": self.optimizer,
-            "actor_optimizer": self.actor_optimizer,
-        }

@@ -270,7 +270,3 @@ class PixelPolyGRAD(PolyGRAD):
             step(self.vae_optimizer, (error + c.kl_weight * kl).sum())
             self.memory.latents.add(mean.detach()[0])
         return {"vae_error": error.detach(), "vae_kl": kl.detach()}
-
-    def components(self) -> dict[str, Any]:
-        """See `Agent.components`."""
-        return super().components() | {"vae": self.vae, "vae_optimizer": self.vae_optimizer}

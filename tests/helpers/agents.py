@@ -52,10 +52,6 @@ class Tiny(OffPolicyAgent):
         step(self.optimizer, loss.sum())
         return {"loss": loss.detach()}
 
-    def components(self):
-        parts = {"actor": self.actor, "value": self.value, "optimizer": self.optimizer}
-        return super().components() | parts
-
 
 class TooLarge(Tiny):
     def act(self, obs, explore):
