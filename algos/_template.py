@@ -30,7 +30,7 @@ from torch import Tensor
 
 from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.parts.config import option
-from algos.parts.networks import MLP, SampleMLP
+from algos.parts.layers import MLP, SampleMLP
 from algos.parts.optim import adam, bellman_target, clone_frozen, per_replica_mean, polyak_, step
 from algos.parts.replay import Batch
 from algos.parts.rng import ReplicaRng

@@ -42,15 +42,8 @@ from torch import Tensor, nn
 from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.parts.config import option
 from algos.parts.diffusion import beta_cdf_alpha_bar
-from algos.parts.networks import (
-    MLP,
-    GaussianActor,
-    StackedLinear,
-    Temperature,
-    epsilon_greedy,
-    orthogonal_init,
-    repeat_replicas,
-)
+from algos.parts.heads import GaussianActor, Temperature, epsilon_greedy
+from algos.parts.layers import MLP, StackedLinear, orthogonal_init, repeat_replicas
 from algos.parts.optim import (
     adam,
     bellman_target,

@@ -39,7 +39,8 @@ from algos.parts.config import option
 from algos.parts.denoiser import Denoiser
 from algos.parts.diffusion import SCHEDULES, Diffusion
 from algos.parts.frames import FrameReplay
-from algos.parts.networks import TwinCritic, scaled_normal_init
+from algos.parts.heads import TwinCritic
+from algos.parts.layers import scaled_normal_init
 from algos.parts.optim import (
     adam,
     bellman_target,

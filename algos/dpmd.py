@@ -45,7 +45,8 @@ from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.parts.config import option
 from algos.parts.denoiser import Denoiser, best_of
 from algos.parts.diffusion import Diffusion, linear_betas
-from algos.parts.networks import Temperature, TwinCritic, scaled_normal_init
+from algos.parts.heads import Temperature, TwinCritic
+from algos.parts.layers import scaled_normal_init
 from algos.parts.optim import (
     adam,
     bellman_target,

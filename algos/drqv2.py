@@ -26,7 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from algos.base.drq import DrQActor, DrQAgent, DrQConfig
-from algos.parts.networks import TwinCritic, orthogonal_init
+from algos.parts.heads import TwinCritic
+from algos.parts.layers import orthogonal_init
 from algos.parts.optim import (
     adam,
     bellman_target,

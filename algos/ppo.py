@@ -48,7 +48,7 @@ from torch import Tensor, nn
 from algos.base.agent import Agent, Array, Spaces, Transition
 from algos.base.offpolicy import Counters
 from algos.parts.config import AgentConfig, OptionError, option
-from algos.parts.networks import MLP, orthogonal_init
+from algos.parts.layers import MLP, orthogonal_init
 from algos.parts.optim import adam, per_replica_mean, step
 from algos.parts.rng import ReplicaRng
 

@@ -40,7 +40,8 @@ from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.parts.config import option
 from algos.parts.denoiser import Denoiser, best_action, best_of
 from algos.parts.diffusion import SCHEDULES, Diffusion
-from algos.parts.networks import TwinCritic, scaled_normal_init
+from algos.parts.heads import TwinCritic
+from algos.parts.layers import scaled_normal_init
 from algos.parts.optim import (
     adam,
     bellman_target,

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.parts.config import option
-from algos.parts.networks import GaussianActor, Temperature, TwinCritic
+from algos.parts.heads import GaussianActor, Temperature, TwinCritic
 from algos.parts.optim import (
     adam,
     bellman_target,

@@ -28,7 +28,8 @@ from torch import Tensor
 
 from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.parts.config import option
-from algos.parts.networks import MLP, TwinCritic
+from algos.parts.heads import TwinCritic
+from algos.parts.layers import MLP
 from algos.parts.optim import (
     adam,
     bellman_target,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from algos.parts.config import AgentConfig
-from algos.parts.networks import arithmetic, compute_dtype
+from algos.parts.precision import arithmetic, compute_dtype
 from algos.parts.rng import ReplicaRng
 
 Array = NDArray[Any]

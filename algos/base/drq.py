@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.parts.config import option
 from algos.parts.frames import FrameReplay
-from algos.parts.networks import MLP, orthogonal_init
+from algos.parts.layers import MLP, orthogonal_init
 from algos.parts.rng import ReplicaRng
 from algos.parts.vision import Trunk
 

@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algos.parts.diffusion import Diffusion, sinusoids
-from algos.parts.networks import MLP, SampleMLP, TwinCritic, mish_, scaled_normal_init
+from algos.parts.heads import TwinCritic
+from algos.parts.kernels import mish_
+from algos.parts.layers import MLP, SampleMLP, scaled_normal_init
 from algos.parts.rng import ReplicaRng
 
 

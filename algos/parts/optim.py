@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from algos.parts.networks import repeat_replicas
+from algos.parts.layers import repeat_replicas
 from algos.parts.replay import Batch
 
 

@@ -6,7 +6,7 @@ the first of stride 2, and a trunk Linear -> LayerNorm -> tanh that every networ
 reads pictures begins with. The autoencoder has the same convolutions, mirrored for its
 decoder (haotiansun14/rl-rep d4dd78a, `agent/diffsrdrq`).
 
-Images are uint8 in memory and `x / 255 - 0.5` in networks. As in `algos.parts.networks` there is
+Images are uint8 in memory and `x / 255 - 0.5` in networks. As in `algos.parts.layers` there is
 a leading axis of replicas, whose weights never mix.
 """
 
@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from algos.parts.networks import Initialiser, Layers, StackedLinear, StackedNorm, orthogonal_init
+from algos.parts.layers import Initialiser, Layers, StackedLinear, StackedNorm, orthogonal_init
 from algos.parts.rng import ReplicaRng
 
 CHANNELS = 32  # of every convolution

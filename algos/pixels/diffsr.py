@@ -56,14 +56,8 @@ from algos.base.drq import DrQActor, DrQAgent, DrQConfig
 from algos.diffsr import SpectralCritic, contract
 from algos.parts.config import option
 from algos.parts.diffusion import SCHEDULES, Diffusion, sinusoids
-from algos.parts.networks import (
-    Layers,
-    StackedLinear,
-    StackedNorm,
-    compute_dtype,
-    mish,
-    uniform_init,
-)
+from algos.parts.kernels import mish
+from algos.parts.layers import Layers, StackedLinear, StackedNorm, uniform_init
 from algos.parts.optim import (
     adam,
     bellman_target,
@@ -73,6 +67,7 @@ from algos.parts.optim import (
     polyak_,
     step,
 )
+from algos.parts.precision import compute_dtype
 from algos.parts.replay import Batch
 from algos.parts.rng import ReplicaRng
 from algos.parts.vision import FRAME, FrameVAE, Trunk, random_shift, sample_normal, split_frames

@@ -43,9 +43,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algos.base.drq import DrQActor, DrQAgent, DrQConfig
-from algos.lvrep import GaussianLatent, LatentCritic
 from algos.parts.config import option
-from algos.parts.networks import MLP, StackedLinear
+from algos.parts.latent import GaussianLatent, LatentCritic
+from algos.parts.layers import MLP, StackedLinear
 from algos.parts.optim import adam, bellman_target, clone_frozen, per_replica_mean, polyak_, step
 from algos.parts.replay import Batch
 from algos.parts.rng import ReplicaRng

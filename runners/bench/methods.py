@@ -39,7 +39,7 @@ import envs
 from algos.base.agent import Agent, Spaces
 from algos.base.offpolicy import OffPolicyAgent
 from algos.parts.config import build_config
-from algos.parts.networks import PRECISIONS, arithmetic
+from algos.parts.precision import PRECISIONS, arithmetic
 from runners.cells.errors import EXIT_OK, UserError, positive
 from runners.cells.files import write_atomic
 from runners.cells.grid import make_cells, split

@@ -15,7 +15,7 @@ import torch
 from algos.base.agent import Transition
 from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.parts.config import option
-from algos.parts.networks import StackedLinear
+from algos.parts.layers import StackedLinear
 from algos.parts.optim import adam, step
 
 
