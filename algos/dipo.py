@@ -33,7 +33,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from algos.base.agent import Array, Transition
 from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.parts.config import option
 from algos.parts.denoiser import Denoiser
@@ -52,6 +51,7 @@ from algos.parts.optim import (
 )
 from algos.parts.replay import Batch, Replay
 from algos.parts.rng import ReplicaRng
+from algos.parts.types import Array, Transition
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,7 +57,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from algos.base.agent import Agent, Array, Spaces, Transition
+from algos.base.agent import Agent
 from algos.base.offpolicy import Counters
 from algos.parts.config import AgentConfig, option
 from algos.parts.diffusion import Diffusion
@@ -72,6 +72,7 @@ from algos.parts.imagination import (
 )
 from algos.parts.optim import adam, clip_grad_norm_, clone_frozen, per_replica_mean, polyak_, step
 from algos.parts.rng import ReplicaRng
+from algos.parts.types import Array, Spaces, Transition
 
 MAX_TRIALS = 50  # of the line search, beyond the first step
 

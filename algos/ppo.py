@@ -45,12 +45,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from algos.base.agent import Agent, Array, Spaces, Transition
+from algos.base.agent import Agent
 from algos.base.offpolicy import Counters
 from algos.parts.config import AgentConfig, OptionError, option
 from algos.parts.layers import MLP, orthogonal_init
 from algos.parts.optim import adam, per_replica_mean, step
 from algos.parts.rng import ReplicaRng
+from algos.parts.types import Array, Spaces, Transition
 
 # Hidden layers of the policy in SPO's code; its critic has the usual two.
 DEEP = (256, 256, 128, 128, 64, 64)

@@ -22,8 +22,9 @@ import torch
 
 import algos
 import envs
-from algos.base.agent import Agent, Array
+from algos.base.agent import Agent
 from algos.parts.config import AgentConfig, build_config
+from algos.parts.types import Array
 from runners.cells.errors import EXIT_FAILED, EXIT_OK, UserError
 from runners.cells.grid import split
 from runners.conformance.harness import (

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from algos.base.agent import Agent, Spaces, Transition
+from algos.base.agent import Agent
 from algos.parts.capture import CapturedUpdate
 from algos.parts.config import AgentConfig, option
 from algos.parts.frames import FrameReplay
 from algos.parts.replay import Batch, Replay
 from algos.parts.rng import ReplicaRng
+from algos.parts.types import Spaces, Transition
 from algos.parts.vision import Vision, random_shift
 
 

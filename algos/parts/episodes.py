@@ -16,6 +16,7 @@ from torch import Tensor
 
 from algos.parts.blocks import Ring
 from algos.parts.rng import ReplicaRng
+from algos.parts.types import Array
 
 
 class Normaliser:
@@ -148,8 +149,8 @@ class EpisodeMemory:
 
     def add(
         self,
-        obs: NDArray[Any],
-        action: NDArray[Any],
+        obs: Array,
+        action: Array,
         reward: float,
         terminated: bool,
         truncated: bool,

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from algos.base.agent import Spaces, Transition
 from algos.parts.blocks import Ring
 from algos.parts.rng import ReplicaRng
+from algos.parts.types import Spaces, Transition
 
 
 class Batch(NamedTuple):

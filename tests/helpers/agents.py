@@ -12,11 +12,11 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from algos.base.agent import Transition
 from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.parts.config import option
 from algos.parts.layers import StackedLinear
 from algos.parts.optim import adam, step
+from algos.parts.types import Transition
 
 
 @dataclass(frozen=True, kw_only=True)

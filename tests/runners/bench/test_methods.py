@@ -10,9 +10,9 @@ import torch
 import algos
 import envs
 import tests.helpers.agents as tiny
-from algos.base.agent import Spaces
 from algos.parts import precision
 from algos.parts.config import build_config
+from algos.parts.types import Spaces
 from runners.bench import methods as bench
 from runners.cells.schema import PHASES
 from runners.terminal.cli import run_main

@@ -11,7 +11,7 @@ import torch
 
 import algos
 import envs
-from algos.base.agent import Spaces
+from algos.parts.types import Spaces
 from envs import registry
 from envs.registry import Task
 from runners.cells.errors import UserError
