@@ -31,7 +31,15 @@ from torch import Tensor
 from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.parts.config import option
 from algos.parts.layers import MLP, SampleMLP
-from algos.parts.optim import adam, bellman_target, clone_frozen, per_replica_mean, polyak_, step
+from algos.parts.optim import (
+    adam,
+    bellman_target,
+    clone_frozen,
+    fit_critic,
+    per_replica_mean,
+    polyak_,
+    step,
+)
 from algos.parts.replay import Batch
 from algos.parts.rng import ReplicaRng
 
@@ -111,15 +119,13 @@ class TemplateAgent(OffPolicyAgent):
             # `not_terminal` is 0 where the task ended and 1 at a time limit, which bootstraps.
             y = bellman_target(batch, value, self.config.discount)
         q = self.critic(batch.obs, batch.action)[..., 0]
-        # Mean within a replica, sum over replicas (`loss.sum()`): then the gradient of
-        # one seed does not depend on how many others are trained beside it.
-        loss = (q - y).square().mean(-1)
-        step(self.critic_optimizer, loss.sum())
-        return {"critic_loss": loss.detach(), "q": per_replica_mean(q.detach())}
+        return fit_critic(self.critic_optimizer, q[:, None], y)  # one head of `[R, heads, B]`
 
     def update_actor(self, obs: Tensor) -> dict[str, Tensor]:
         """Raise the critic's value; `frozen` spares the critic's own gradients."""
         q = self.critic(obs, torch.tanh(self.actor(obs)), frozen=True)
+        # Mean within a replica, sum over replicas (`loss.sum()`): then the gradient of
+        # one seed does not depend on how many others are trained beside it.
         loss = -per_replica_mean(q)
         step(self.actor_optimizer, loss.sum())
         return {"actor_loss": loss.detach()}

@@ -44,15 +44,7 @@ from algos.parts.config import option
 from algos.parts.diffusion import beta_cdf_alpha_bar
 from algos.parts.heads import GaussianActor, Temperature, epsilon_greedy
 from algos.parts.layers import MLP, StackedLinear, orthogonal_init, repeat_replicas
-from algos.parts.optim import (
-    adam,
-    bellman_target,
-    clone_frozen,
-    critic_loss,
-    per_replica_mean,
-    polyak_,
-    step,
-)
+from algos.parts.optim import adam, bellman_target, clone_frozen, fit_critic, polyak_, step
 from algos.parts.replay import Batch
 from algos.parts.rng import ReplicaRng
 
@@ -255,9 +247,7 @@ class DiffSR(OffPolicyAgent):
             value = self.target(next_psi).amin(1) - soft
             y = bellman_target(batch, value, self.config.discount)
         q = self.critic(psi)
-        loss = critic_loss(q, y)
-        step(self.critic_optimizer, loss.sum())
-        return {"critic_loss": loss.detach(), "q": per_replica_mean(q.detach())}
+        return fit_critic(self.critic_optimizer, q, y)
 
     def update_actor(self, obs: Tensor) -> dict[str, Tensor]:
         """Improve the policy through psi and the critic, then adapt the temperature."""

@@ -44,7 +44,7 @@ from algos.parts.optim import (
     adam,
     bellman_target,
     clone_frozen,
-    critic_loss,
+    fit_critic,
     per_replica_mean,
     polyak_,
     step,
@@ -214,9 +214,7 @@ class DIPO(OffPolicyAgent):
             value = self.critic_target(batch.next_obs, action[:, :, 0]).amin(1)
             y = bellman_target(batch, value, self.config.discount)
         q = self.critic(batch.obs, batch.action)
-        loss = critic_loss(q, y)
-        step(self.critic_optimizer, loss.sum(), self.replicas, self.config.max_grad_norm)
-        return {"critic_loss": loss.detach(), "q": per_replica_mean(q.detach())}
+        return fit_critic(self.critic_optimizer, q, y, self.replicas, self.config.max_grad_norm)
 
     def improve(self, obs: Tensor, action: Tensor) -> Tensor:
         """K steps of Adam on the actions `[R, B, A]` up min(Q1, Q2), free of gradients."""

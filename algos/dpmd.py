@@ -51,7 +51,7 @@ from algos.parts.optim import (
     adam,
     bellman_target,
     clone_frozen,
-    critic_loss,
+    fit_critic,
     per_replica_mean,
     polyak_,
     set_rate,
@@ -209,11 +209,10 @@ class DPMD(OffPolicyAgent):
             scaled = batch._replace(reward=scale * batch.reward)
             y = bellman_target(scaled, value, self.config.discount)
         q = self.critic(batch.obs, batch.action)
-        loss = critic_loss(q, y)
-        step(self.critic_optimizer, loss.sum())
+        metrics = fit_critic(self.critic_optimizer, q, y)
         if self.config.double_critic_step:
             self.critic_optimizer.step()
-        return {"critic_loss": loss.detach(), "q": per_replica_mean(q.detach()) / scale}
+        return metrics | {"q": metrics["q"] / scale}
 
     @torch.no_grad()
     def weight(self, obs: Tensor, action: Tensor) -> Tensor:

@@ -28,15 +28,7 @@ from torch import Tensor, nn
 from algos.base.drq import DrQActor, DrQAgent, DrQConfig
 from algos.parts.heads import TwinCritic
 from algos.parts.layers import orthogonal_init
-from algos.parts.optim import (
-    adam,
-    bellman_target,
-    clone_frozen,
-    critic_loss,
-    per_replica_mean,
-    polyak_,
-    step,
-)
+from algos.parts.optim import adam, bellman_target, clone_frozen, fit_critic, polyak_, step
 from algos.parts.replay import Batch
 from algos.parts.rng import ReplicaRng
 from algos.parts.vision import ConvEncoder, Trunk
@@ -125,9 +117,7 @@ class DrQv2(DrQAgent):
             value = self.target(batch.next_obs, action).amin(1)
             y = bellman_target(batch, value, self.config.discount)
         q = self.critic(batch.obs, batch.action)
-        loss = critic_loss(q, y)
-        step(self.critic_optimizer, loss.sum())
-        return {"critic_loss": loss.detach(), "q": per_replica_mean(q.detach())}
+        return fit_critic(self.critic_optimizer, q, y)
 
     def update_actor(self, obs: Tensor) -> dict[str, Tensor]:
         """Raise the smaller value of the noisy action (eq. 4); `obs` are fixed features."""

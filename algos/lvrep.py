@@ -50,7 +50,7 @@ from algos.parts.optim import (
     adam,
     bellman_target,
     clone_frozen,
-    critic_loss,
+    fit_critic,
     per_replica_mean,
     polyak_,
     step,
@@ -201,9 +201,7 @@ class LVRep(OffPolicyAgent):
             value = self.target(next_feature).amin(1) - soft
             y = bellman_target(batch, value, self.config.discount)
         q = self.critic(feature)
-        loss = critic_loss(q, y)
-        step(self.critic_optimizer, loss.sum())
-        return {"critic_loss": loss.detach(), "q": per_replica_mean(q.detach())}
+        return fit_critic(self.critic_optimizer, q, y)
 
     def update_actor(self, obs: Tensor) -> dict[str, Tensor]:
         """Improve the policy through the target prior and the critic; adapt the temperature."""

@@ -50,7 +50,7 @@ from algos.parts.optim import (
     adam,
     bellman_target,
     clone_frozen,
-    critic_loss,
+    fit_critic,
     per_replica_mean,
     polyak_,
     set_rate,
@@ -202,9 +202,7 @@ class QSM(OffPolicyAgent):
             value = self.target(batch.next_obs, action).amin(1)
             y = bellman_target(batch, value, self.config.discount)
         q = self.critic(batch.obs, batch.action)
-        loss = critic_loss(q, y)
-        step(self.critic_optimizer, loss.sum())
-        return {"critic_loss": loss.detach(), "q": per_replica_mean(q.detach())}
+        return fit_critic(self.critic_optimizer, q, y)
 
     def update_score(self, batch: Batch) -> dict[str, Tensor]:
         """Regress the noise predictor onto the values' gradient at noisy actions."""

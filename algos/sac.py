@@ -22,15 +22,7 @@ from torch import Tensor
 from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.parts.config import option
 from algos.parts.heads import GaussianActor, Temperature, TwinCritic
-from algos.parts.optim import (
-    adam,
-    bellman_target,
-    clone_frozen,
-    critic_loss,
-    per_replica_mean,
-    polyak_,
-    step,
-)
+from algos.parts.optim import adam, bellman_target, clone_frozen, fit_critic, polyak_, step
 from algos.parts.replay import Batch
 from algos.parts.rng import ReplicaRng
 
@@ -106,9 +98,7 @@ class SAC(OffPolicyAgent):
             value = self.target(batch.next_obs, action).amin(1) - soft
             y = bellman_target(batch, value, self.config.discount)
         q = self.critic(batch.obs, batch.action)
-        loss = critic_loss(q, y)
-        step(self.critic_optimizer, loss.sum())
-        return {"critic_loss": loss.detach(), "q": per_replica_mean(q.detach())}
+        return fit_critic(self.critic_optimizer, q, y)
 
     def update_actor(self, obs: Tensor) -> dict[str, Tensor]:
         """Improve the policy (eq. 7-9); the same sample serves the temperature (eq. 18)."""

@@ -30,15 +30,7 @@ from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.parts.config import option
 from algos.parts.heads import TwinCritic
 from algos.parts.layers import MLP
-from algos.parts.optim import (
-    adam,
-    bellman_target,
-    clone_frozen,
-    critic_loss,
-    per_replica_mean,
-    polyak_,
-    step,
-)
+from algos.parts.optim import adam, bellman_target, clone_frozen, fit_critic, polyak_, step
 from algos.parts.replay import Batch
 from algos.parts.rng import ReplicaRng
 
@@ -127,9 +119,7 @@ class TD3(OffPolicyAgent):
             value = self.critic_target(batch.next_obs, self.target_action(batch.next_obs)).amin(1)
             y = bellman_target(batch, value, self.config.discount)
         q = self.critic(batch.obs, batch.action)
-        loss = critic_loss(q, y)
-        step(self.critic_optimizer, loss.sum())
-        return {"critic_loss": loss.detach(), "q": per_replica_mean(q.detach())}
+        return fit_critic(self.critic_optimizer, q, y)
 
     @torch.no_grad()
     def target_action(self, obs: Tensor) -> Tensor:
