@@ -62,6 +62,7 @@ class TemplateAgent(OffPolicyAgent):
     title = "Template"  # the name in tables and figures
     paper = "Lillicrap et al. 2015, Continuous control with deep RL, arXiv 1509.02971"
     Config = TemplateConfig
+    config: TemplateConfig  # so that mypy knows the names of the options
     presets = {
         # `released`: the authors' code with its faults, named with its commit. DDPG's authors
         # released none, so these are the numbers of the paper's section 7. A preset lists

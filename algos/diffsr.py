@@ -149,6 +149,7 @@ class DiffSR(OffPolicyAgent):
     title = "Diff-SR"
     paper = "Shribak et al. 2024, Diffusion Spectral Representation for RL, arXiv 2406.16121"
     Config = DiffSRConfig
+    config: DiffSRConfig
     presets = {
         "released": {"train_critic": False},
         "uploaded": {"temperature": "fixed"},

@@ -136,6 +136,7 @@ class DIPO(OffPolicyAgent):
     title = "DIPO"
     paper = "Yang et al. 2023, Policy Representation via Diffusion Probability Model for RL"
     Config = DIPOConfig
+    config: DIPOConfig
     observation_kinds = ("state", "pixels")
     presets = {
         "released": {"write_back": False, "time_limit_terminal": True},

@@ -121,6 +121,7 @@ class DPMD(OffPolicyAgent):
     title = "DPMD"
     paper = "Ma et al. 2025, Efficient Online Reinforcement Learning for Diffusion Policy"
     Config = DPMDConfig
+    config: DPMDConfig
     presets = {
         # mahaitongdae/diffusion_policy_online_rl a50cf41
         "released": {

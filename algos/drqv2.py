@@ -82,6 +82,7 @@ class DrQv2(DrQAgent):
     title = "DrQ-v2"
     paper = "Yarats et al. 2021, Mastering Visual Continuous Control, arXiv 2107.09645"
     Config = DrQConfig
+    config: DrQConfig
     presets = {
         # The defaults are the code's; float32 is what it computes in.
         "released": {"precision": "float32"},

@@ -96,6 +96,7 @@ class LVRep(OffPolicyAgent):
     title = "LV-Rep"
     paper = "Ren et al. 2022, Latent Variable Representation for RL, arXiv 2212.08765"
     Config = LVRepConfig
+    config: LVRepConfig
     presets = {
         "released": {"shared_head": True},
         "uploaded": {"shared_head": True, "epsilon_greedy": 0.0},

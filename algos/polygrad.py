@@ -242,6 +242,7 @@ class PolyGRAD(Agent):
     title = "PolyGRAD"
     paper = "Rigter et al. 2023, World Models via Policy-Guided Trajectory Diffusion, 2312.08533"
     Config = PolyGRADConfig
+    config: PolyGRADConfig
     # The number of trials of a line search depends on the data, and a replica may be
     # without a finished episode while others learn. Nothing is lost: one imagined batch
     # of 1024 windows fills a machine.
@@ -280,7 +281,7 @@ class PolyGRAD(Agent):
     def __init__(
         self,
         spaces: Spaces,
-        config: Any,
+        config: AgentConfig,
         seeds: Sequence[int],
         device: torch.device | str = "cpu",
     ) -> None:

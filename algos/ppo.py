@@ -140,6 +140,7 @@ class PPO(Agent):
     title = "PPO"
     paper = "Schulman et al. 2017, Proximal Policy Optimization Algorithms, arXiv 1707.06347"
     Config = PPOConfig
+    config: PPOConfig
     on_policy = True
     presets = {
         "cleanrl": {"time_limit_terminal": True},
@@ -163,7 +164,7 @@ class PPO(Agent):
     def __init__(
         self,
         spaces: Spaces,
-        config: Any,
+        config: AgentConfig,
         seeds: Sequence[int],
         device: torch.device | str = "cpu",
     ) -> None:

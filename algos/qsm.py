@@ -128,6 +128,7 @@ class QSM(OffPolicyAgent):
     title = "QSM"
     paper = "Psenka et al. 2023, Learning a Diffusion Model Policy from Rewards via QSM"
     Config = QSMConfig
+    config: QSMConfig
     presets = {
         # Alescontrela/score_matching_rl 2e77893 is what the defaults are; it has float32.
         "released": {"precision": "float32"},

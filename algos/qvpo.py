@@ -101,6 +101,7 @@ class QVPO(OffPolicyAgent):
     title = "QVPO"
     paper = "Ding et al. 2024, Diffusion-based RL via Q-weighted Variational Policy Optimization"
     Config = QVPOConfig
+    config: QVPOConfig
     observation_kinds = ("state", "pixels")
     presets = {
         "released": {"time_limit_terminal": True, "target_samples": 4},

@@ -49,6 +49,7 @@ class SAC(OffPolicyAgent):
     title = "SAC"
     paper = "Haarnoja et al. 2018, Soft Actor-Critic Algorithms and Applications, arXiv 1812.05905"
     Config = SACConfig
+    config: SACConfig
     observation_kinds = ("state", "pixels")
     presets = {
         # No code of the baseline in the QVPO and DIPO papers is public; DIPO's README

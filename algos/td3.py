@@ -61,6 +61,7 @@ class TD3(OffPolicyAgent):
         "arXiv 1802.09477"
     )
     Config = TD3Config
+    config: TD3Config
     observation_kinds = ("state", "pixels")
     presets = {
         "released": {"random_steps": 25_000, "precision": "float32"},

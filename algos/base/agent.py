@@ -53,6 +53,8 @@ class Agent(ABC):
     rule_exceptions: ClassVar[Mapping[str, str]] = {}
     """Rules of `runners.check` that cannot hold for it, each with the reason."""
 
+    config: AgentConfig
+    """The options of this agent; a subclass annotates its own `Config`, so that mypy knows them."""
     arithmetic: str
     """What the large matrix products are done in: `precision`, or what this machine has for it."""
     dtype: torch.dtype
@@ -63,7 +65,7 @@ class Agent(ABC):
     def __init__(
         self,
         spaces: Spaces,
-        config: Any,
+        config: AgentConfig,
         seeds: Sequence[int],
         device: torch.device | str = "cpu",
     ) -> None:

@@ -74,6 +74,7 @@ class DrQAgent(OffPolicyAgent):
     A subclass makes `self.actor`, a module from features to mean actions, in `build`.
     """
 
+    config: DrQConfig
     observation_kinds = ("pixels",)
     actor: nn.Module
 

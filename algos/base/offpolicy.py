@@ -55,12 +55,13 @@ class OffPolicyAgent(Agent):
         captured: the captured updates.
     """
 
+    config: OffPolicyConfig
     capture = True
 
     def __init__(
         self,
         spaces: Spaces,
-        config: Any,
+        config: AgentConfig,
         seeds: Sequence[int],
         device: torch.device | str = "cpu",
     ) -> None:

@@ -249,6 +249,7 @@ class PixelDiffSR(DrQAgent):
     title = "Diff-SR"
     paper = "Shribak et al. 2024, Diffusion Spectral Representation for RL, arXiv 2406.16121"
     Config = PixelDiffSRConfig
+    config: PixelDiffSRConfig
     presets = {
         "released": {"pretrain_per_update": 10_000, "precision": "float32"},
         "paper": {

@@ -138,6 +138,7 @@ class MuLVRep(DrQAgent):
     title = "muLV-Rep"
     paper = "Zhang et al. 2023, Provable Representation with Efficient Planning, arXiv 2311.12244"
     Config = MuLVRepConfig
+    config: MuLVRepConfig
     presets = {
         "released": {"precision": "float32", "pretrain_updates": 1},
         "quick": {

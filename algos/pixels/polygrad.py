@@ -221,6 +221,7 @@ class PixelPolyGRAD(PolyGRAD):
     """PolyGRAD whose observations are the latents of stacked frames."""
 
     Config = PixelPolyGRADConfig
+    config: PixelPolyGRADConfig
     observation_kinds = ("pixels",)
     presets = {
         **PolyGRAD.presets,
