@@ -1,4 +1,4 @@
-"""The interface between an algorithm and the runner.
+"""Define the interface between an algorithm and the runner.
 
 An agent owns its networks, optimisers, memory and random streams. The runner owns
 the environment, the clock, evaluation, logging and checkpoints, and knows nothing
@@ -21,6 +21,10 @@ from algos.parts.precision import arithmetic, compute_dtype
 from algos.parts.rng import ReplicaRng
 from algos.parts.types import Array, Spaces, Transition
 
+# Distance of a seed for evaluation from that for training. The runner derives seeds by hashing,
+# so two streams hardly ever meet. Another number, or a hash of its own, would change the kept
+# evaluations of methods that draw noise in evaluation.
+EVALUATION_STREAM = 0x5EED
 MEMORIES = ("replay", "memory", "rollout")  # components of these names hold experience
 
 
@@ -87,7 +91,7 @@ class Agent(ABC):
         self.rng = ReplicaRng(seeds, self.device)
         # Evaluation draws from streams of its own, so that how often one
         # evaluates never changes what is learned.
-        self.eval_rng = ReplicaRng([seed + 0x5EED for seed in seeds], self.device)
+        self.eval_rng = ReplicaRng([seed + EVALUATION_STREAM for seed in seeds], self.device)
 
     def act(self, obs: Array, explore: bool) -> Array:
         """Choose actions.

@@ -1,4 +1,4 @@
-"""What DrQ-v2 and the methods built on it share: n-step returns and a noisy policy on pixels.
+"""Share what DrQ-v2 and its kin have: n-step returns and a noisy policy on pixels.
 
 Yarats et al. 2021, "Mastering Visual Continuous Control: Improved Data-Augmented
 Reinforcement Learning" (arXiv 2107.09645); facebookresearch/drqv2 c0c650b. The policy is

@@ -1,4 +1,4 @@
-"""The noise predictor of a diffusion policy over actions, and drawing from it.
+"""Predict the noise of a diffusion policy over actions, and draw actions from it.
 
 QVPO and DIPO share it (QVPO's released code was forked from DIPO's): layer sizes,
 activation and initial weights are those of BellmanTimeHut/DIPO c6d8d1b and

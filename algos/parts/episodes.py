@@ -1,4 +1,4 @@
-"""Memory of whole episodes, from which windows of consecutive steps are drawn.
+"""Remember whole episodes, and draw windows of consecutive steps from them.
 
 The rules are those of PolyGRAD's code (marc-rigter/polygrad-world-models 62d0054,
 `datasets/`). One step is a packed row (obs, reward, terminal, action), so that a window

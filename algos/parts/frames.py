@@ -1,4 +1,4 @@
-"""Replay memory for pictures: each frame is stored once, and stacked when it is sampled.
+"""Replay images: each frame is stored once, and stacked when it is sampled.
 
 An observation is a stack of the last few frames, so consecutive observations share all but
 one. The memory keeps the newest frame of each and, beside it, what was done there: the

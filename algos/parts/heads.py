@@ -1,4 +1,4 @@
-"""Values and policies that several methods share: twin critics, Gaussian actor, temperature."""
+"""Build the values and policies that several methods share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Latent variables of LV-Rep and muLV-Rep: families of distributions, and the critic on them."""
+"""Model the latent variables of LV-Rep and muLV-Rep, and the critic that reads them.
+
+The equations are in `algos.lvrep`; `code` is haotiansun14/rl-rep d4dd78a, as there.
+"""
 
 from __future__ import annotations
 

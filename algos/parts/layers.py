@@ -1,4 +1,4 @@
-"""Layers and networks with a leading stack axis.
+"""Build layers and networks with a leading stack axis.
 
 A stack is S independent networks of one shape, evaluated by one batched product per
 layer: the R replicas of an actor (S = R), or R pairs of critics (S = 2R, the pair of

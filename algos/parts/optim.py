@@ -1,4 +1,4 @@
-"""What every agent does: temporal-difference losses, optimiser steps, target networks."""
+"""Compute temporal-difference losses, step optimisers, move target networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the large matrix products are done in: the option `precision` on this machine."""
+"""Choose what the large matrix products are done in, by option and device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Uniform replay memory with a replica axis."""
+"""Replay transitions uniformly, with a replica axis."""
 
 from __future__ import annotations
 

@@ -298,7 +298,7 @@ class PixelDiffSR(DrQAgent):
     LATENT_BOUND = 7.0
 
     def make_vision(self) -> None:
-        """No shared eyes: the VAE encodes frame by frame."""
+        """No shared encoder: the VAE encodes frame by frame."""
 
     def build(self) -> None:
         """See `OffPolicyAgent.build`."""
@@ -487,20 +487,20 @@ class PixelDiffSR(DrQAgent):
 
     @torch.no_grad()
     def generate(self, obs: Tensor, action: Tensor, shown: int, rng: ReplicaRng) -> Tensor:
-        """Draw next frames by the learned score, as pictures on the way from noise to a frame.
+        """Draw next frames by the learned score, as images on the way from noise to a frame.
 
         Args:
             obs: stacks `[R, N, 3 * k, H, W]` uint8.
             action: `[R, N, A]` in [-1, 1].
-            shown: pictures of one drawing, at least 2: the first is noise, the last the frame.
+            shown: images of one drawing, at least 2: the first is noise, the last the frame.
             rng: source of all noise.
 
         Returns:
             Frames `[R, N, shown, 3, H, W]` uint8.
         """
         latents = self.denoise(self.states(obs, self.vae), action, shown, rng)
-        pictures = self.vae.decode(latents.flatten(1, 2)).unflatten(1, latents.shape[1:3])
-        return ((pictures + 0.5) * 255.0).round_().clamp_(0.0, 255.0).to(torch.uint8)
+        images = self.vae.decode(latents.flatten(1, 2)).unflatten(1, latents.shape[1:3])
+        return ((images + 0.5) * 255.0).round_().clamp_(0.0, 255.0).to(torch.uint8)
 
     @torch.no_grad()
     def denoise(self, state: Tensor, action: Tensor, shown: int, rng: ReplicaRng) -> Tensor:

@@ -30,7 +30,7 @@ Sizes, rates and all of the above are those of the authors' code, haotiansun14/r
   Here: code; `noise_scale`.
 * Before learning code makes one update of the autoencoder alone, from a loop that its options
   count to 0. Default: none; preset `released`: one.
-* Code's decoder ends in pictures of 83 and a convolution of width 2 and padding 1; here, as in
+* Code's decoder ends in images of 83 and a convolution of width 2 and padding 1; here, as in
   Diff-SR's, in 84 and a convolution of width 3, which fits every size.
 """
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from algos.parts.layers import MLP
-from algos.parts.optim import clip_grad_norm_, clone_frozen, polyak_, step
+from algos.parts.optim import clip_grad_norm_, clone_frozen, fit_critic, polyak_, step
 from algos.parts.rng import ReplicaRng
 
 CPU = torch.device("cpu")
@@ -54,6 +54,21 @@ def test_gradient_norms_are_clipped_per_replica_as_torch_does() -> None:
         for p, grad in zip(net.parameters(), expected[r], strict=True):
             torch.testing.assert_close(p.grad[2 * r : 2 * r + 2], grad)
     assert norms[0] < 2.0 < norms[1] < norms[2]  # the small one was left alone
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.1])
+def test_fit_critic_is_a_step_on_the_squared_error_summed_over_heads(limit: float) -> None:
+    ours, theirs = (MLP(rng(0, 1), 3, [4, 8, 1]) for _ in range(2))
+    x, target = numbers(2, 5, 4), numbers(2, 5, seed=1)
+    q = ours(x).view(2, 3, 5)
+    metrics = fit_critic(torch.optim.SGD(ours.parameters(), 0.1), q, target, 2, limit)
+    loss = sum((theirs(x).view(2, 3, 5)[:, k] - target).square().mean(-1) for k in range(3))
+    step(torch.optim.SGD(theirs.parameters(), 0.1), loss.sum(), 2, limit)
+    for p, expected in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p, expected)
+    torch.testing.assert_close(metrics["critic_loss"], loss.detach())
+    torch.testing.assert_close(metrics["q"], q.detach().mean((1, 2)))
+    assert not any(value.requires_grad for value in metrics.values())
 
 
 def test_step_forgets_old_gradients() -> None:
