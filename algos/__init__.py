@@ -1,4 +1,4 @@
-"""Algorithms: one file each, found by discovery.
+"""Find the algorithms: one file each, nothing registered.
 
 A file `algos/<name>.py` that defines exactly one concrete subclass of `Agent` is the
 algorithm `<name>`. Nothing has to be registered anywhere. A file of the same form that

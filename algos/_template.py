@@ -24,15 +24,22 @@ a correlated process, and leaves out the paper's batch normalisation and weight 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.parts.config import option
-from algos.parts.networks import MLP, SampleMLP
-from algos.parts.optim import adam, bellman_target, clone_frozen, per_replica_mean, polyak_, step
+from algos.parts.layers import MLP, SampleMLP
+from algos.parts.optim import (
+    adam,
+    bellman_target,
+    clone_frozen,
+    fit_critic,
+    per_replica_mean,
+    polyak_,
+    step,
+)
 from algos.parts.replay import Batch
 from algos.parts.rng import ReplicaRng
 
@@ -55,6 +62,7 @@ class TemplateAgent(OffPolicyAgent):
     title = "Template"  # the name in tables and figures
     paper = "Lillicrap et al. 2015, Continuous control with deep RL, arXiv 1509.02971"
     Config = TemplateConfig
+    config: TemplateConfig  # so that mypy knows the names of the options
     presets = {
         # `released`: the authors' code with its faults, named with its commit. DDPG's authors
         # released none, so these are the numbers of the paper's section 7. A preset lists
@@ -71,6 +79,9 @@ class TemplateAgent(OffPolicyAgent):
         """Make networks and optimisers (see `OffPolicyAgent.build`)."""
         c, obs_dim, action_dim = self.config, self.obs_dim, self.spaces.action_dim
         dtype, hidden = self.dtype, [c.hidden, c.hidden]
+        # Checkpoints hold every attribute with `state_dict` and `load_state_dict`: networks,
+        # optimisers, or something of your own with both (running statistics, a second memory).
+        # Nothing is declared, but what changes the future has to be such an attribute.
         # Initial weights come from `self.rng`, never from `nn.Linear`, which draws from
         # torch's global generator: a seed must give the same run alone and in a group.
         self.actor = MLP(self.rng, 1, [obs_dim, *hidden, action_dim], dtype=dtype)
@@ -109,31 +120,13 @@ class TemplateAgent(OffPolicyAgent):
             # `not_terminal` is 0 where the task ended and 1 at a time limit, which bootstraps.
             y = bellman_target(batch, value, self.config.discount)
         q = self.critic(batch.obs, batch.action)[..., 0]
-        # Mean within a replica, sum over replicas (`loss.sum()`): then the gradient of
-        # one seed does not depend on how many others are trained beside it.
-        loss = (q - y).square().mean(-1)
-        step(self.critic_optimizer, loss.sum())
-        return {"critic_loss": loss.detach(), "q": per_replica_mean(q.detach())}
+        return fit_critic(self.critic_optimizer, q[:, None], y)  # one head of `[R, heads, B]`
 
     def update_actor(self, obs: Tensor) -> dict[str, Tensor]:
         """Raise the critic's value; `frozen` spares the critic's own gradients."""
         q = self.critic(obs, torch.tanh(self.actor(obs)), frozen=True)
+        # Mean within a replica, sum over replicas (`loss.sum()`): then the gradient of
+        # one seed does not depend on how many others are trained beside it.
         loss = -per_replica_mean(q)
         step(self.actor_optimizer, loss.sum())
         return {"actor_loss": loss.detach()}
-
-    def components(self) -> dict[str, Any]:
-        """Everything that changes the future: what is missing here is lost by a kill.
-
-        List every network, target network and optimiser, and anything of your own with
-        `state_dict` and `load_state_dict` (running statistics, a second memory). The
-        memory, the counters and both random streams are already in.
-        """
-        return super().components() | {
-            "actor": self.actor,
-            "critic": self.critic,
-            "actor_target": self.actor_target,
-            "critic_target": self.critic_target,
-            "actor_optimizer": self.actor_optimizer,
-            "critic_optimizer": self.critic_optimizer,
-        }

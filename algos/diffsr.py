@@ -40,7 +40,6 @@ the two commits or the text disagree, each reading is an option below:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -49,20 +48,13 @@ from torch import Tensor, nn
 from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.parts.config import option
 from algos.parts.diffusion import beta_cdf_alpha_bar
-from algos.parts.networks import (
-    MLP,
-    GaussianActor,
-    StackedLinear,
-    Temperature,
-    epsilon_greedy,
-    orthogonal_init,
-    repeat_replicas,
-)
+from algos.parts.heads import GaussianActor, Temperature, epsilon_greedy
+from algos.parts.layers import MLP, StackedLinear, orthogonal_init, repeat_replicas
 from algos.parts.optim import (
     adam,
     bellman_target,
     clone_frozen,
-    critic_loss,
+    fit_critic,
     per_replica_mean,
     polyak_,
     step,
@@ -212,6 +204,7 @@ class DiffSR(OffPolicyAgent):
     title = "Diff-SR"
     paper = "Shribak et al. 2024, Diffusion Spectral Representation for RL, arXiv 2406.16121"
     Config = DiffSRConfig
+    config: DiffSRConfig
     presets = {
         "released": {"train_critic": False},
         "uploaded": {"temperature": "fixed"},
@@ -334,9 +327,7 @@ class DiffSR(OffPolicyAgent):
             value = self.target(next_psi).amin(1) - soft
             y = bellman_target(batch, value, self.config.discount)
         q = self.critic(psi)
-        loss = critic_loss(q, y)
-        step(self.critic_optimizer, loss.sum())
-        return {"critic_loss": loss.detach(), "q": per_replica_mean(q.detach())}
+        return fit_critic(self.critic_optimizer, q, y)
 
     def update_actor(self, obs: Tensor) -> dict[str, Tensor]:
         """Improve the policy through psi and the critic, then adapt the temperature."""
@@ -348,22 +339,3 @@ class DiffSR(OffPolicyAgent):
         )
         step(self.actor_optimizer, total)
         return metrics
-
-    def components(self) -> dict[str, Any]:
-        """See `Agent.components`."""
-        later = ("psi_target", "reward")
-        return (
-            super().components()
-            | {name: getattr(self, name) for name in later if hasattr(self, name)}
-            | {
-                "psi": self.psi,
-                "zeta": self.zeta,
-                "critic": self.critic,
-                "target": self.target,
-                "actor": self.actor,
-                "temperature": self.temperature,
-                "feature_optimizer": self.feature_optimizer,
-                "critic_optimizer": self.critic_optimizer,
-                "actor_optimizer": self.actor_optimizer,
-            }
-        )

@@ -29,29 +29,29 @@ text and code disagree, each reading is an option:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from algos.base.agent import Array, Transition
 from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.parts.config import option
 from algos.parts.denoiser import Denoiser
 from algos.parts.diffusion import SCHEDULES, Diffusion
 from algos.parts.frames import FrameReplay
-from algos.parts.networks import TwinCritic, scaled_normal_init
+from algos.parts.heads import TwinCritic
+from algos.parts.layers import scaled_normal_init
 from algos.parts.optim import (
     adam,
     bellman_target,
     clone_frozen,
-    critic_loss,
+    fit_critic,
     per_replica_mean,
     polyak_,
     step,
 )
 from algos.parts.replay import Batch, Replay
 from algos.parts.rng import ReplicaRng
+from algos.parts.types import Array, Transition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +136,7 @@ class DIPO(OffPolicyAgent):
     title = "DIPO"
     paper = "Yang et al. 2023, Policy Representation via Diffusion Probability Model for RL"
     Config = DIPOConfig
+    config: DIPOConfig
     observation_kinds = ("state", "pixels")
     presets = {
         "released": {"write_back": False, "time_limit_terminal": True},
@@ -214,9 +215,7 @@ class DIPO(OffPolicyAgent):
             value = self.critic_target(batch.next_obs, action[:, :, 0]).amin(1)
             y = bellman_target(batch, value, self.config.discount)
         q = self.critic(batch.obs, batch.action)
-        loss = critic_loss(q, y)
-        step(self.critic_optimizer, loss.sum(), self.replicas, self.config.max_grad_norm)
-        return {"critic_loss": loss.detach(), "q": per_replica_mean(q.detach())}
+        return fit_critic(self.critic_optimizer, q, y, self.replicas, self.config.max_grad_norm)
 
     def improve(self, obs: Tensor, action: Tensor) -> Tensor:
         """K steps of Adam on the actions `[R, B, A]` up min(Q1, Q2), free of gradients."""
@@ -236,15 +235,3 @@ class DIPO(OffPolicyAgent):
         loss = per_replica_mean(self.actor.squared_error(self.diffusion, action, obs, self.rng))
         step(self.actor_optimizer, loss.sum(), self.replicas, self.config.max_grad_norm)
         return {"actor_loss": loss.detach()}
-
-    def components(self) -> dict[str, Any]:
-        """See `Agent.components`."""
-        return super().components() | {
-            "memory": self.memory,
-            "actor": self.actor,
-            "critic": self.critic,
-            "actor_target": self.actor_target,
-            "critic_target": self.critic_target,
-            "actor_optimizer": self.actor_optimizer,
-            "critic_optimizer": self.critic_optimizer,
-        }

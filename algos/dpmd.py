@@ -37,7 +37,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,12 +45,13 @@ from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.parts.config import option
 from algos.parts.denoiser import Denoiser, best_of
 from algos.parts.diffusion import Diffusion, linear_betas
-from algos.parts.networks import Temperature, TwinCritic, scaled_normal_init
+from algos.parts.heads import Temperature, TwinCritic
+from algos.parts.layers import scaled_normal_init
 from algos.parts.optim import (
     adam,
     bellman_target,
     clone_frozen,
-    critic_loss,
+    fit_critic,
     per_replica_mean,
     polyak_,
     set_rate,
@@ -121,6 +121,7 @@ class DPMD(OffPolicyAgent):
     title = "DPMD"
     paper = "Ma et al. 2025, Efficient Online Reinforcement Learning for Diffusion Policy"
     Config = DPMDConfig
+    config: DPMDConfig
     presets = {
         # mahaitongdae/diffusion_policy_online_rl a50cf41
         "released": {
@@ -209,11 +210,10 @@ class DPMD(OffPolicyAgent):
             scaled = batch._replace(reward=scale * batch.reward)
             y = bellman_target(scaled, value, self.config.discount)
         q = self.critic(batch.obs, batch.action)
-        loss = critic_loss(q, y)
-        step(self.critic_optimizer, loss.sum())
+        metrics = fit_critic(self.critic_optimizer, q, y)
         if self.config.double_critic_step:
             self.critic_optimizer.step()
-        return {"critic_loss": loss.detach(), "q": per_replica_mean(q.detach()) / scale}
+        return metrics | {"q": metrics["q"] / scale}
 
     @torch.no_grad()
     def weight(self, obs: Tensor, action: Tensor) -> Tensor:
@@ -244,17 +244,3 @@ class DPMD(OffPolicyAgent):
         entropy = 0.5 * action_dim * (2.0 * math.pi * math.e * variance).log()
         gap = entropy - c.entropy_per_action * action_dim
         step(self.alpha_optimizer, (self.temperature.log_alpha * gap).sum())
-
-    def components(self) -> dict[str, Any]:
-        """See `Agent.components`."""
-        return super().components() | {
-            "actor": self.actor,
-            "critic": self.critic,
-            "actor_target": self.actor_target,
-            "critic_target": self.critic_target,
-            "temperature": self.temperature,
-            "statistics": self.statistics,
-            "actor_optimizer": self.actor_optimizer,
-            "critic_optimizer": self.critic_optimizer,
-            "alpha_optimizer": self.alpha_optimizer,
-        }

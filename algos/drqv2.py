@@ -26,16 +26,9 @@ import torch
 from torch import Tensor, nn
 
 from algos.base.drq import DrQActor, DrQAgent, DrQConfig
-from algos.parts.networks import TwinCritic, orthogonal_init
-from algos.parts.optim import (
-    adam,
-    bellman_target,
-    clone_frozen,
-    critic_loss,
-    per_replica_mean,
-    polyak_,
-    step,
-)
+from algos.parts.heads import TwinCritic
+from algos.parts.layers import orthogonal_init
+from algos.parts.optim import adam, bellman_target, clone_frozen, fit_critic, polyak_, step
 from algos.parts.replay import Batch
 from algos.parts.rng import ReplicaRng
 from algos.parts.vision import ConvEncoder, Trunk
@@ -89,6 +82,7 @@ class DrQv2(DrQAgent):
     title = "DrQ-v2"
     paper = "Yarats et al. 2021, Mastering Visual Continuous Control, arXiv 2107.09645"
     Config = DrQConfig
+    config: DrQConfig
     presets = {
         # The defaults are the code's; float32 is what it computes in.
         "released": {"precision": "float32"},
@@ -124,9 +118,7 @@ class DrQv2(DrQAgent):
             value = self.target(batch.next_obs, action).amin(1)
             y = bellman_target(batch, value, self.config.discount)
         q = self.critic(batch.obs, batch.action)
-        loss = critic_loss(q, y)
-        step(self.critic_optimizer, loss.sum())
-        return {"critic_loss": loss.detach(), "q": per_replica_mean(q.detach())}
+        return fit_critic(self.critic_optimizer, q, y)
 
     def update_actor(self, obs: Tensor) -> dict[str, Tensor]:
         """Raise the smaller value of the noisy action (eq. 4); `obs` are fixed features."""
@@ -135,13 +127,3 @@ class DrQv2(DrQAgent):
         step(self.actor_optimizer, loss.sum())
         std = torch.full_like(loss.detach(), self.noise_std())
         return {"actor_loss": loss.detach(), "noise_std": std}
-
-    def components(self) -> dict[str, Any]:
-        """See `Agent.components`."""
-        return super().components() | {
-            "actor": self.actor,
-            "critic": self.critic,
-            "target": self.target,
-            "actor_optimizer": self.actor_optimizer,
-            "critic_optimizer": self.critic_optimizer,
-        }

@@ -36,30 +36,21 @@ upload is haotiansun14/lvrep-rl `9353c92` (2023-02-07). Each reading is an optio
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.parts.config import option
-from algos.parts.networks import (
-    ACTIVATIONS,
-    MLP,
-    GaussianActor,
-    StackedLinear,
-    Temperature,
-    epsilon_greedy,
-    orthogonal_init,
-)
+from algos.parts.heads import GaussianActor, Temperature, epsilon_greedy
+from algos.parts.latent import DiscreteLatent, GaussianLatent, LatentCritic
+from algos.parts.layers import MLP, orthogonal_init
 from algos.parts.optim import (
     adam,
     bellman_target,
     clone_frozen,
-    critic_loss,
+    fit_critic,
     per_replica_mean,
     polyak_,
     step,
@@ -99,227 +90,13 @@ class LVRepConfig(OffPolicyConfig):
     target_every: int = option(2, "steps between updates of the target critic (code)", low=1)
 
 
-Distribution = tuple[Tensor, ...]
-"""What a family makes of the raw outputs of a network."""
-
-
-class Latent(ABC):
-    """A family of distributions of z.
-
-    Attributes:
-        dim: size of z.
-        outputs: raw outputs of a network that describe one distribution.
-        decoder_layers: hidden layers of the decoder (code).
-    """
-
-    dim: int
-    outputs: int
-    decoder_layers: int
-
-    @abstractmethod
-    def read(self, raw: Tensor) -> Distribution:
-        """Distributions from raw outputs `[R, B, outputs]`."""
-
-    @abstractmethod
-    def sample(self, distribution: Distribution, rng: ReplicaRng) -> Tensor:
-        """Draw z `[R, B, dim]` that passes gradients on to the distribution."""
-
-    @abstractmethod
-    def kl(self, q: Distribution, p: Distribution) -> Tensor:
-        """KL(q ‖ p) `[R]` per latent variable, averaged over the batch."""
-
-    @abstractmethod
-    def points(self, distribution: Distribution, noise: Tensor) -> Tensor:
-        """Where the critic is evaluated, `[R, B, M, dim]`; `noise` is `[R, M, dim]`."""
-
-
-class _GaussianKL(torch.autograd.Function):
-    """KL between normal coordinates, averaged over all but replicas, with its gradient by hand.
-
-    With r = log(std_q / std_p) and g = (mean_q - mean_p) / std_p each coordinate has
-    (e^2r + g² - 1) / 2 - r. A feature update is a sixth faster than by autograd (measured).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, mean_q: Tensor, log_q: Tensor, mean_p: Tensor, log_p: Tensor) -> Tensor:
-        log_ratio, inverse = log_q - log_p, (-log_p).exp_()
-        gap, ratio = (mean_q - mean_p).mul_(inverse), (2.0 * log_ratio).exp_()
-        ctx.save_for_backward(gap, inverse, ratio)
-        return per_replica_mean(torch.addcmul(ratio, gap, gap).mul_(0.5).sub_(log_ratio)) - 0.5
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        gap, inverse, ratio = ctx.saved_tensors
-        scale = (grads[0] / gap[0].numel())[:, None, None]
-        to_mean, to_log = (gap * inverse).mul_(scale), (ratio - 1.0).mul_(scale)
-        return to_mean, to_log, -to_mean, -torch.addcmul(to_log, gap * gap, scale)
-
-
-class GaussianLatent(Latent):
-    """Independent normal coordinates: mean and log std, this clamped to [-20, 2] (code)."""
-
-    LOG_STD_LOW, LOG_STD_HIGH = -20.0, 2.0
-    decoder_layers = 1
-
-    def __init__(self, dim: int) -> None:
-        self.dim, self.outputs = dim, 2 * dim
-
-    def read(self, raw: Tensor) -> Distribution:
-        """Mean and log std, `[R, B, dim]` each."""
-        mean, log_std = raw.chunk(2, dim=-1)
-        # A clamp whose gradient is one kernel instead of four.
-        return mean, F.hardtanh(log_std, self.LOG_STD_LOW, self.LOG_STD_HIGH)
-
-    def sample(self, distribution: Distribution, rng: ReplicaRng) -> Tensor:
-        """See `Latent.sample`."""
-        mean, log_std = distribution
-        return torch.addcmul(mean, log_std.exp(), rng.normal(*mean.shape[1:]))
-
-    def kl(self, q: Distribution, p: Distribution) -> Tensor:
-        """((std_q / std_p)² + ((mean_q - mean_p) / std_p)² - 1) / 2 - log(std_q / std_p)."""
-        return cast(Tensor, _GaussianKL.apply(*q, *p))
-
-    def points(self, distribution: Distribution, noise: Tensor) -> Tensor:
-        """Mean + std e_m."""
-        mean, log_std = distribution
-        std = log_std.exp().unsqueeze(2)
-        return torch.addcmul(mean.unsqueeze(2), std, noise.unsqueeze(1).to(mean.dtype))
-
-
-class DiscreteLatent(Latent):
-    """Independent one-hot vectors: logits of `categories` x `classes`."""
-
-    decoder_layers = 2
-
-    def __init__(self, categories: int, classes: int) -> None:
-        self.shape = (categories, classes)
-        self.dim = self.outputs = categories * classes
-
-    def read(self, raw: Tensor) -> Distribution:
-        """Logits `[R, B, categories, classes]`."""
-        return (raw.unflatten(-1, self.shape),)
-
-    def sample(self, distribution: Distribution, rng: ReplicaRng) -> Tensor:
-        """A one-hot sample with the gradient of the probabilities (straight-through)."""
-        (logits,) = distribution
-        gumbel = -(-rng.uniform(*logits.shape[1:]).log()).log()
-        chosen = (logits.detach() + gumbel).argmax(-1)
-        one_hot = F.one_hot(chosen, self.shape[1]).to(logits.dtype)
-        probs = logits.softmax(-1)
-        return (one_hot + (probs - probs.detach())).flatten(-2)
-
-    def kl(self, q: Distribution, p: Distribution) -> Tensor:
-        """Sum over classes of q log(q / p), averaged over the one-hot vectors."""
-        log_q, log_p = (logits.log_softmax(-1) for (logits,) in (q, p))
-        return per_replica_mean((log_q.exp() * (log_q - log_p)).sum(-1))
-
-    def points(self, distribution: Distribution, noise: Tensor) -> Tensor:
-        """The probabilities, one point for all of the distribution."""
-        (logits,) = distribution
-        return logits.softmax(-1).flatten(-2).unsqueeze(2)
-
-
-class _MeanElu(torch.autograd.Function):
-    """Mean of elu(x) over the points of x `[R, B, M, H]`, `[R, B, H]` float32; x is overwritten.
-
-    elu(x) = max(x, 0) + min(e^x, 1) - 1, whose exponential is also its slope: the only thing to
-    keep. The sum over the points is a product with ones, which adds up in float32 without a
-    wider copy of all terms. With torch's own elu and mean an update costs a tenth more (measured).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        points = x.shape[2]
-        slope = x.exp().clamp_(max=1.0)
-        ctx.save_for_backward(slope)
-        terms = x.clamp_(min=0.0).add_(slope).flatten(0, 1)
-        ones = x.new_ones(1, 1, points).expand(terms.shape[0], 1, points)
-        # The -1 of each term goes in before the sum is rounded, lest its digits cancel.
-        total = torch.baddbmm(x.new_full((1, 1, 1), -points), ones, terms)
-        return total.float().div_(points).view(*x.shape[:2], -1)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (slope,) = ctx.saved_tensors
-        return (grads[0] / slope.shape[2]).to(slope.dtype).unsqueeze(2) * slope
-
-
-def mean_elu(x: Tensor) -> Tensor:
-    """Mean of elu over axis 2 of `[R, B, M, H]`, with gradients; overwrites `x`."""
-    return cast(Tensor, _MeanElu.apply(x))
-
-
-def mean_relu(x: Tensor) -> Tensor:
-    """Mean of relu over axis 2 of `[R, B, M, H]`, float32."""
-    return F.relu(x).mean(2, dtype=torch.float32)
-
-
-MEANS = {"elu": mean_elu, "relu": mean_relu}
-
-
-class LatentCritic(nn.Module):
-    """Two values per replica, each E_z[w(z)] by the same noise vectors.
-
-    Linear -> ELU -> mean over the points -> Linear -> ELU -> Linear. The first layers of
-    both critics are one matrix, since both read the same points, which are many.
-
-    Args:
-        rng: where initial weights and the fixed noise come from.
-        latent: how points follow from features and noise.
-        noises: fixed noise vectors; 0 if the latent needs none or each call brings its own.
-        hidden: width of both layers.
-        dtype: arithmetic of the hidden layers.
-        shared_head: one last layer for both critics.
-        activation: name in `MEANS`.
-    """
-
-    noise: Tensor
-
-    def __init__(
-        self,
-        rng: ReplicaRng,
-        latent: Latent,
-        noises: int,
-        hidden: int,
-        dtype: torch.dtype,
-        shared_head: bool,
-        activation: str = "elu",
-    ) -> None:
-        super().__init__()
-        self.first = StackedLinear(rng, 1, latent.dim, 2 * hidden)
-        self.second = StackedLinear(rng, 2, hidden, hidden)
-        self.out = StackedLinear(rng, 1 if shared_head else 2, hidden, 1)
-        # A buffer: saved, and the same in the target critic.
-        self.register_buffer("noise", rng.normal(noises, latent.dim))
-        self.latent, self.dtype = latent, dtype
-        self.mean, self.activation = MEANS[activation], ACTIVATIONS[activation]
-
-    def forward(self, feature: Tensor, frozen: bool = False, noise: Tensor | None = None) -> Tensor:
-        """Values `[R, 2, B]`.
-
-        Args:
-            feature: raw, `[R, B, outputs]`.
-            frozen: see `StackedLinear.forward`.
-            noise: vectors `[R, M, dim]` in place of the fixed ones.
-        """
-        noise = self.noise if noise is None else noise
-        x = self.latent.points(self.latent.read(feature), noise)
-        replicas, size, points, _ = x.shape
-        h = self.first(x.flatten(1, 2), self.dtype, frozen)
-        h = self.mean(h.view(replicas, size, points, -1))
-        h = h.view(replicas, size, 2, -1).transpose(1, 2).flatten(0, 1)
-        h = self.activation(self.second(h, self.dtype, frozen))
-        # With a shared head the rows of both critics pass through one matrix.
-        h = h.reshape(self.out.weight.shape[0], -1, h.shape[-1])
-        return self.out(h, torch.float32, frozen).view(replicas, 2, size)
-
-
 class LVRep(OffPolicyAgent):
     """LV-Rep on states: features of an autoencoder, averaged critic, soft actor-critic."""
 
     title = "LV-Rep"
     paper = "Ren et al. 2022, Latent Variable Representation for RL, arXiv 2212.08765"
     Config = LVRepConfig
+    config: LVRepConfig
     presets = {
         "released": {"shared_head": True},
         "uploaded": {"shared_head": True, "epsilon_greedy": 0.0},
@@ -425,9 +202,7 @@ class LVRep(OffPolicyAgent):
             value = self.target(next_feature).amin(1) - soft
             y = bellman_target(batch, value, self.config.discount)
         q = self.critic(feature)
-        loss = critic_loss(q, y)
-        step(self.critic_optimizer, loss.sum())
-        return {"critic_loss": loss.detach(), "q": per_replica_mean(q.detach())}
+        return fit_critic(self.critic_optimizer, q, y)
 
     def update_actor(self, obs: Tensor) -> dict[str, Tensor]:
         """Improve the policy through the target prior and the critic; adapt the temperature."""
@@ -436,19 +211,3 @@ class LVRep(OffPolicyAgent):
         total, metrics = self.temperature.soft_policy_loss(q, log_prob, self.target_entropy)
         step(self.actor_optimizer, total)
         return metrics
-
-    def components(self) -> dict[str, Any]:
-        """See `Agent.components`."""
-        return super().components() | {
-            "encoder": self.encoder,
-            "prior": self.prior,
-            "decoder": self.decoder,
-            "prior_target": self.prior_target,
-            "critic": self.critic,
-            "target": self.target,
-            "actor": self.actor,
-            "temperature": self.temperature,
-            "feature_optimizer": self.feature_optimizer,
-            "critic_optimizer": self.critic_optimizer,
-            "actor_optimizer": self.actor_optimizer,
-        }

@@ -57,7 +57,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from algos.base.agent import Agent, Array, Spaces, Transition
+from algos.base.agent import Agent
 from algos.base.offpolicy import Counters
 from algos.parts.config import AgentConfig, option
 from algos.parts.diffusion import Diffusion
@@ -72,6 +72,7 @@ from algos.parts.imagination import (
 )
 from algos.parts.optim import adam, clip_grad_norm_, clone_frozen, per_replica_mean, polyak_, step
 from algos.parts.rng import ReplicaRng
+from algos.parts.types import Array, Spaces, Transition
 
 MAX_TRIALS = 50  # of the line search, beyond the first step
 
@@ -241,6 +242,7 @@ class PolyGRAD(Agent):
     title = "PolyGRAD"
     paper = "Rigter et al. 2023, World Models via Policy-Guided Trajectory Diffusion, 2312.08533"
     Config = PolyGRADConfig
+    config: PolyGRADConfig
     # The number of trials of a line search depends on the data, and a replica may be
     # without a finished episode while others learn. Nothing is lost: one imagined batch
     # of 1024 windows fills a machine.
@@ -279,7 +281,7 @@ class PolyGRAD(Agent):
     def __init__(
         self,
         spaces: Spaces,
-        config: Any,
+        config: AgentConfig,
         seeds: Sequence[int],
         device: torch.device | str = "cpu",
     ) -> None:
@@ -550,20 +552,3 @@ class PolyGRAD(Agent):
         """One imagined batch; what it starts from makes no difference to its cost."""
         obs = torch.zeros(1, self.config.imagined_batch, self.memory.obs_dim, device=self.device)
         return {"imagine": lambda: self.imagine(obs)}
-
-    def components(self) -> dict[str, Any]:
-        """See `Agent.components`."""
-        return {
-            "memory": self.memory,
-            "counters": self.counters,
-            "denoiser": self.denoiser,
-            "averaged": self.averaged,
-            "actor": self.actor,
-            "critic": self.critic,
-            "target": self.target,
-            "step_size": self.step_size,
-            "denoiser_optimizer": self.denoiser_optimizer,
-            "actor_optimizer": self.actor_optimizer,
-            "critic_optimizer": self.critic_optimizer,
-            "rate_optimizer": self.rate_optimizer,
-        }

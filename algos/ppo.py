@@ -45,12 +45,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from algos.base.agent import Agent, Array, Spaces, Transition
+from algos.base.agent import Agent
 from algos.base.offpolicy import Counters
 from algos.parts.config import AgentConfig, OptionError, option
-from algos.parts.networks import MLP, orthogonal_init
+from algos.parts.layers import MLP, orthogonal_init
 from algos.parts.optim import adam, per_replica_mean, step
 from algos.parts.rng import ReplicaRng
+from algos.parts.types import Array, Spaces, Transition
 
 # Hidden layers of the policy in SPO's code; its critic has the usual two.
 DEEP = (256, 256, 128, 128, 64, 64)
@@ -139,6 +140,7 @@ class PPO(Agent):
     title = "PPO"
     paper = "Schulman et al. 2017, Proximal Policy Optimization Algorithms, arXiv 1707.06347"
     Config = PPOConfig
+    config: PPOConfig
     on_policy = True
     presets = {
         "cleanrl": {"time_limit_terminal": True},
@@ -162,7 +164,7 @@ class PPO(Agent):
     def __init__(
         self,
         spaces: Spaces,
-        config: Any,
+        config: AgentConfig,
         seeds: Sequence[int],
         device: torch.device | str = "cpu",
     ) -> None:
@@ -286,17 +288,6 @@ class PPO(Agent):
                 "kl": (ratio - 1.0 - log_ratio).mean(-1),
                 "clip_fraction": ((ratio - 1.0).abs() > c.clip).float().mean(-1),
             }
-
-    def components(self) -> dict[str, Any]:
-        """See `Agent.components`."""
-        return {
-            "actor": self.actor,
-            "critic": self.critic,
-            "optimizer": self.optimizer,
-            "normaliser": self.normaliser,
-            "rollout": self.rollout,
-            "counters": self.counters,
-        }
 
 
 # ---------------------------------------------------------------- losses

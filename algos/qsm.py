@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -44,12 +44,13 @@ from torch import Tensor, nn
 from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.parts.config import option
 from algos.parts.diffusion import SCHEDULES, Diffusion
-from algos.parts.networks import MLP, TwinCritic
+from algos.parts.heads import TwinCritic
+from algos.parts.layers import MLP
 from algos.parts.optim import (
     adam,
     bellman_target,
     clone_frozen,
-    critic_loss,
+    fit_critic,
     per_replica_mean,
     polyak_,
     set_rate,
@@ -127,6 +128,7 @@ class QSM(OffPolicyAgent):
     title = "QSM"
     paper = "Psenka et al. 2023, Learning a Diffusion Model Policy from Rewards via QSM"
     Config = QSMConfig
+    config: QSMConfig
     presets = {
         # Alescontrela/score_matching_rl 2e77893 is what the defaults are; it has float32.
         "released": {"precision": "float32"},
@@ -201,9 +203,7 @@ class QSM(OffPolicyAgent):
             value = self.target(batch.next_obs, action).amin(1)
             y = bellman_target(batch, value, self.config.discount)
         q = self.critic(batch.obs, batch.action)
-        loss = critic_loss(q, y)
-        step(self.critic_optimizer, loss.sum())
-        return {"critic_loss": loss.detach(), "q": per_replica_mean(q.detach())}
+        return fit_critic(self.critic_optimizer, q, y)
 
     def update_score(self, batch: Batch) -> dict[str, Tensor]:
         """Regress the noise predictor onto the values' gradient at noisy actions."""
@@ -226,13 +226,3 @@ class QSM(OffPolicyAgent):
         """The policy's learning rate at this update: half a cosine from its start to 0."""
         done = min((self.counters.updates - 1) / self.config.decay_steps, 1.0)
         return self.config.actor_learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
-
-    def components(self) -> dict[str, Any]:
-        """See `Agent.components`."""
-        return super().components() | {
-            "actor": self.actor,
-            "critic": self.critic,
-            "target": self.target,
-            "actor_optimizer": self.actor_optimizer,
-            "critic_optimizer": self.critic_optimizer,
-        }

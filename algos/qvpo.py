@@ -32,7 +32,6 @@ Defaults are those of the authors' code, wadx2019/qvpo 40a1974, run as its READM
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,12 +40,13 @@ from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.parts.config import option
 from algos.parts.denoiser import Denoiser, best_action, best_of
 from algos.parts.diffusion import SCHEDULES, Diffusion
-from algos.parts.networks import TwinCritic, scaled_normal_init
+from algos.parts.heads import TwinCritic
+from algos.parts.layers import scaled_normal_init
 from algos.parts.optim import (
     adam,
     bellman_target,
     clone_frozen,
-    critic_loss,
+    fit_critic,
     per_replica_mean,
     polyak_,
     step,
@@ -101,6 +101,7 @@ class QVPO(OffPolicyAgent):
     title = "QVPO"
     paper = "Ding et al. 2024, Diffusion-based RL via Q-weighted Variational Policy Optimization"
     Config = QVPOConfig
+    config: QVPOConfig
     observation_kinds = ("state", "pixels")
     presets = {
         "released": {"time_limit_terminal": True, "target_samples": 4},
@@ -182,9 +183,7 @@ class QVPO(OffPolicyAgent):
             value = self.critic_target(batch.next_obs, action).amin(1)
             y = bellman_target(batch, value, self.config.discount)
         q = self.critic(batch.obs, batch.action)
-        loss = critic_loss(q, y)
-        step(self.critic_optimizer, loss.sum(), self.replicas, self.config.max_grad_norm)
-        return {"critic_loss": loss.detach(), "q": per_replica_mean(q.detach())}
+        return fit_critic(self.critic_optimizer, q, y, self.replicas, self.config.max_grad_norm)
 
     def update_actor(self, obs: Tensor) -> dict[str, Tensor]:
         """Weighted denoising regression on the best samples and on uniform actions."""
@@ -228,14 +227,3 @@ class QVPO(OffPolicyAgent):
         """Mean over rows and coordinates of weight (eps(x_t, t, s) - z)², `[R]`."""
         error = self.actor.squared_error(self.diffusion, x0, obs, self.rng)
         return per_replica_mean(weight.unsqueeze(-1) * error)
-
-    def components(self) -> dict[str, Any]:
-        """See `Agent.components`."""
-        return super().components() | {
-            "actor": self.actor,
-            "critic": self.critic,
-            "actor_target": self.actor_target,
-            "critic_target": self.critic_target,
-            "actor_optimizer": self.actor_optimizer,
-            "critic_optimizer": self.critic_optimizer,
-        }

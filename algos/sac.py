@@ -15,23 +15,14 @@ the log std rescaled by tanh into [-5, 2] follows CleanRL (vwxyzjn/cleanrl fe8d8
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.parts.config import option
-from algos.parts.networks import GaussianActor, Temperature, TwinCritic
-from algos.parts.optim import (
-    adam,
-    bellman_target,
-    clone_frozen,
-    critic_loss,
-    per_replica_mean,
-    polyak_,
-    step,
-)
+from algos.parts.heads import GaussianActor, Temperature, TwinCritic
+from algos.parts.optim import adam, bellman_target, clone_frozen, fit_critic, polyak_, step
 from algos.parts.replay import Batch
 from algos.parts.rng import ReplicaRng
 
@@ -58,6 +49,7 @@ class SAC(OffPolicyAgent):
     title = "SAC"
     paper = "Haarnoja et al. 2018, Soft Actor-Critic Algorithms and Applications, arXiv 1812.05905"
     Config = SACConfig
+    config: SACConfig
     observation_kinds = ("state", "pixels")
     presets = {
         # No code of the baseline in the QVPO and DIPO papers is public; DIPO's README
@@ -107,9 +99,7 @@ class SAC(OffPolicyAgent):
             value = self.target(batch.next_obs, action).amin(1) - soft
             y = bellman_target(batch, value, self.config.discount)
         q = self.critic(batch.obs, batch.action)
-        loss = critic_loss(q, y)
-        step(self.critic_optimizer, loss.sum())
-        return {"critic_loss": loss.detach(), "q": per_replica_mean(q.detach())}
+        return fit_critic(self.critic_optimizer, q, y)
 
     def update_actor(self, obs: Tensor) -> dict[str, Tensor]:
         """Improve the policy (eq. 7-9); the same sample serves the temperature (eq. 18)."""
@@ -121,14 +111,3 @@ class SAC(OffPolicyAgent):
         )
         step(self.actor_optimizer, total)
         return metrics
-
-    def components(self) -> dict[str, Any]:
-        """See `Agent.components`."""
-        return super().components() | {
-            "actor": self.actor,
-            "critic": self.critic,
-            "target": self.target,
-            "temperature": self.temperature,
-            "critic_optimizer": self.critic_optimizer,
-            "actor_optimizer": self.actor_optimizer,
-        }

@@ -22,23 +22,15 @@ policy, here uniform ones).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.parts.config import option
-from algos.parts.networks import MLP, TwinCritic
-from algos.parts.optim import (
-    adam,
-    bellman_target,
-    clone_frozen,
-    critic_loss,
-    per_replica_mean,
-    polyak_,
-    step,
-)
+from algos.parts.heads import TwinCritic
+from algos.parts.layers import MLP
+from algos.parts.optim import adam, bellman_target, clone_frozen, fit_critic, polyak_, step
 from algos.parts.replay import Batch
 from algos.parts.rng import ReplicaRng
 
@@ -69,6 +61,7 @@ class TD3(OffPolicyAgent):
         "arXiv 1802.09477"
     )
     Config = TD3Config
+    config: TD3Config
     observation_kinds = ("state", "pixels")
     presets = {
         "released": {"random_steps": 25_000, "precision": "float32"},
@@ -127,9 +120,7 @@ class TD3(OffPolicyAgent):
             value = self.critic_target(batch.next_obs, self.target_action(batch.next_obs)).amin(1)
             y = bellman_target(batch, value, self.config.discount)
         q = self.critic(batch.obs, batch.action)
-        loss = critic_loss(q, y)
-        step(self.critic_optimizer, loss.sum())
-        return {"critic_loss": loss.detach(), "q": per_replica_mean(q.detach())}
+        return fit_critic(self.critic_optimizer, q, y)
 
     @torch.no_grad()
     def target_action(self, obs: Tensor) -> Tensor:
@@ -143,14 +134,3 @@ class TD3(OffPolicyAgent):
         """Raise the first critic's value of the policy's action."""
         q = self.critic(obs, torch.tanh(self.actor(obs)), frozen=True)[:, 0]
         step(self.actor_optimizer, -q.mean(-1).sum())
-
-    def components(self) -> dict[str, Any]:
-        """See `Agent.components`."""
-        return super().components() | {
-            "actor": self.actor,
-            "critic": self.critic,
-            "actor_target": self.actor_target,
-            "critic_target": self.critic_target,
-            "actor_optimizer": self.actor_optimizer,
-            "critic_optimizer": self.critic_optimizer,
-        }

@@ -22,8 +22,9 @@ import torch
 
 import algos
 import envs
-from algos.base.agent import Agent, Array
+from algos.base.agent import Agent
 from algos.parts.config import AgentConfig, build_config
+from algos.parts.types import Array
 from runners.cells.errors import EXIT_FAILED, EXIT_OK, UserError
 from runners.cells.grid import split
 from runners.conformance.harness import (
@@ -116,13 +117,15 @@ def save_load_continues(algo: Algo) -> None:
     require_same(
         saved.train(10),
         loaded.train(10),
-        "a fresh agent that loaded the state went on differently: components() must name every "
-        "network, optimiser, memory and counter that changes the future",
+        "a fresh agent that loaded the state went on differently: every network, optimiser, "
+        "memory and counter that changes the future has to be an attribute with state_dict and "
+        "load_state_dict, since components() finds no other",
     )
     obs = saved.see(4)
     require(
         np.array_equal(saved.agent.act(obs, False), loaded.agent.act(obs, False)),
-        "after save and load the evaluation actions differ: name what act reads in components()",
+        "after save and load the evaluation actions differ: what act reads has to be an attribute "
+        "with state_dict and load_state_dict, since components() finds no other",
     )
 
 
@@ -136,8 +139,9 @@ def policy_state_acts(algo: Algo) -> None:
     obs = trained.see(4)
     require(
         np.array_equal(trained.agent.act(obs, False), fresh.act(obs, False)),
-        "after load_policy() the evaluation actions differ: name what act reads in components(), "
-        "and not as one of the memories of algos.base.agent.MEMORIES",
+        "after load_policy() the evaluation actions differ: what act reads has to be an attribute "
+        "with state_dict and load_state_dict, and not named like one of the memories of "
+        "algos.base.agent.MEMORIES",
     )
 
 

@@ -1,1 +1,1 @@
-"""What a method inherits: the interface, off-policy learning, DrQ-v2's actor and critic."""
+"""Provide what a method inherits: the interface, off-policy learning, DrQ-v2's actor and critic."""

@@ -1,4 +1,4 @@
-"""The interface between an algorithm and the runner.
+"""Define the interface between an algorithm and the runner.
 
 An agent owns its networks, optimisers, memory and random streams. The runner owns
 the environment, the clock, evaluation, logging and checkpoints, and knows nothing
@@ -10,65 +10,32 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from algos.parts.config import AgentConfig
-from algos.parts.networks import arithmetic, compute_dtype
+from algos.parts.precision import arithmetic, compute_dtype
 from algos.parts.rng import ReplicaRng
+from algos.parts.types import Array, Spaces, Transition
 
-Array = NDArray[Any]
+# Distance of a seed for evaluation from that for training. The runner derives seeds by hashing,
+# so two streams hardly ever meet. Another number, or a hash of its own, would change the kept
+# evaluations of methods that draw noise in evaluation.
+EVALUATION_STREAM = 0x5EED
 MEMORIES = ("replay", "memory", "rollout")  # components of these names hold experience
-
-
-@dataclass(frozen=True)
-class Spaces:
-    """What an agent may know of its task before the first step.
-
-    Attributes:
-        obs_shape: shape of one observation: `(n,)`, or `(3 * frames, H, W)` of pixels.
-        action_dim: number of action coordinates; every one lies in [-1, 1].
-    """
-
-    obs_shape: tuple[int, ...]
-    action_dim: int
-
-    @property
-    def pixels(self) -> bool:
-        """Whether observations are images."""
-        return len(self.obs_shape) == 3
-
-
-@dataclass(frozen=True)
-class Transition:
-    """One environment step of every replica, as the runner hands it over.
-
-    Attributes:
-        obs: observation before the step, `[R, *obs_shape]` float32, uint8 if pixels.
-        action: the agent's action, `[R, action_dim]` float32 in [-1, 1].
-        reward: `[R]` float32, unscaled.
-        next_obs: observation after the step (never that of a new episode), like `obs`.
-        terminated: `[R]` bool, the episode ended by the task's rules: nothing follows.
-        truncated: `[R]` bool, the episode was cut by a time limit: values bootstrap.
-    """
-
-    obs: Array
-    action: Array
-    reward: Array
-    next_obs: Array
-    terminated: Array
-    truncated: Array
 
 
 class Agent(ABC):
     """Base of every algorithm: one file in `algos/`, one subclass.
 
     The class facts below are read by the runner, the checks and the docs.
+
+    Every attribute with `state_dict` and `load_state_dict` (networks, optimisers, memories,
+    counters) is saved and restored under its name. So what changes the future has to be such
+    an attribute, or inside one; an object that is not to be saved is kept in a tuple.
     """
 
     title: ClassVar[str]
@@ -90,6 +57,8 @@ class Agent(ABC):
     rule_exceptions: ClassVar[Mapping[str, str]] = {}
     """Rules of `runners.check` that cannot hold for it, each with the reason."""
 
+    config: AgentConfig
+    """The options of this agent; a subclass annotates its own `Config`, so that mypy knows them."""
     arithmetic: str
     """What the large matrix products are done in: `precision`, or what this machine has for it."""
     dtype: torch.dtype
@@ -100,7 +69,7 @@ class Agent(ABC):
     def __init__(
         self,
         spaces: Spaces,
-        config: Any,
+        config: AgentConfig,
         seeds: Sequence[int],
         device: torch.device | str = "cpu",
     ) -> None:
@@ -122,7 +91,7 @@ class Agent(ABC):
         self.rng = ReplicaRng(seeds, self.device)
         # Evaluation draws from streams of its own, so that how often one
         # evaluates never changes what is learned.
-        self.eval_rng = ReplicaRng([seed + 0x5EED for seed in seeds], self.device)
+        self.eval_rng = ReplicaRng([seed + EVALUATION_STREAM for seed in seeds], self.device)
 
     def act(self, obs: Array, explore: bool) -> Array:
         """Choose actions.
@@ -164,9 +133,18 @@ class Agent(ABC):
             while there is nothing to learn from.
         """
 
-    @abstractmethod
     def components(self) -> dict[str, Any]:
-        """Everything with `state_dict` and `load_state_dict` that changes the future."""
+        """Return what is saved, by name, but for both random streams.
+
+        These are the attributes with `state_dict` and `load_state_dict`, in the order in
+        which they were assigned; an object with several names goes by the first.
+        """
+        found: dict[int, tuple[str, Any]] = {}
+        for name, value in vars(self).items():
+            saved = hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
+            if saved and value is not self.rng and value is not self.eval_rng:
+                found.setdefault(id(value), (name, value))
+        return dict(found.values())
 
     def policy_state(self) -> dict[str, Any]:
         """What `act` reads without exploring: all components but memories and optimisers."""

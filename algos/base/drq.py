@@ -1,4 +1,4 @@
-"""What DrQ-v2 and the methods built on it share: n-step returns and a noisy policy on pixels.
+"""Share what DrQ-v2 and its kin have: n-step returns and a noisy policy on pixels.
 
 Yarats et al. 2021, "Mastering Visual Continuous Control: Improved Data-Augmented
 Reinforcement Learning" (arXiv 2107.09645); facebookresearch/drqv2 c0c650b. The policy is
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.parts.config import option
 from algos.parts.frames import FrameReplay
-from algos.parts.networks import MLP, orthogonal_init
+from algos.parts.layers import MLP, orthogonal_init
 from algos.parts.rng import ReplicaRng
 from algos.parts.vision import Trunk
 
@@ -74,6 +74,7 @@ class DrQAgent(OffPolicyAgent):
     A subclass makes `self.actor`, a module from features to mean actions, in `build`.
     """
 
+    config: DrQConfig
     observation_kinds = ("pixels",)
     actor: nn.Module
 

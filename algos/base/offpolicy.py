@@ -1,4 +1,4 @@
-"""What every off-policy agent does the same way: memory, warm-up, one update per step."""
+"""Do what every off-policy agent does the same way: memory, warm-up, one update per step."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from algos.base.agent import Agent, Spaces, Transition
+from algos.base.agent import Agent
 from algos.parts.capture import CapturedUpdate
 from algos.parts.config import AgentConfig, option
 from algos.parts.frames import FrameReplay
 from algos.parts.replay import Batch, Replay
 from algos.parts.rng import ReplicaRng
+from algos.parts.types import Spaces, Transition
 from algos.parts.vision import Vision, random_shift
 
 
@@ -34,10 +35,9 @@ class OffPolicyConfig(AgentConfig):
 class OffPolicyAgent(Agent):
     """Uniform random actions first, then one `learn` per step.
 
-    A subclass builds its networks in `build`, learns in `learn`, and acts in
-    `exploit`; `components` adds its networks and optimisers to the memory here.
+    A subclass builds its networks in `build`, learns in `learn`, and acts in `exploit`.
 
-    An agent for vectors becomes one for pixels by DrQ-v2's eyes: `vision` turns images
+    An agent for vectors becomes one for pixels by DrQ-v2's encoder: `vision` turns images
     into `obs_dim` features, and these are what `sample`, `see` and `policy` hand out. The
     agent has to train `vision` with its critic (`with_vision`), keep all other gradients
     away from it (`obs.detach()`), and name both in `observation_kinds`.
@@ -47,7 +47,7 @@ class OffPolicyAgent(Agent):
     that depends on numbers of Python such as `counters`.
 
     Attributes:
-        vision: the eyes, None if observations are vectors.
+        vision: the encoder, None if observations are vectors.
         obs_dim: size of what the networks read.
         replay: the memory.
         counters: steps and updates so far.
@@ -55,12 +55,13 @@ class OffPolicyAgent(Agent):
         captured: the captured updates.
     """
 
+    config: OffPolicyConfig
     capture = True
 
     def __init__(
         self,
         spaces: Spaces,
-        config: Any,
+        config: AgentConfig,
         seeds: Sequence[int],
         device: torch.device | str = "cpu",
     ) -> None:
@@ -73,7 +74,7 @@ class OffPolicyAgent(Agent):
         self.build()
 
     def make_vision(self) -> Any:
-        """The eyes of an agent for pixels: a module with a `dim`; None if it has other ways."""
+        """The encoder of an agent for pixels: a module with a `dim`; None if it has other ways."""
         return Vision(self.rng, self.spaces.obs_shape, self.dtype)
 
     def make_replay(self) -> Any:
@@ -166,14 +167,9 @@ class OffPolicyAgent(Agent):
             return self.vision(random_shift(obs, self.rng))
 
     def with_vision(self, *modules: nn.Module) -> list[nn.Parameter]:
-        """Weights of `modules` and of the eyes: what the critic's loss trains."""
-        eyes = [] if self.vision is None else [self.vision]
-        return [p for module in (*modules, *eyes) for p in module.parameters()]
-
-    def components(self) -> dict[str, Any]:
-        """Memory, counters and eyes; subclasses add their own parts."""
-        eyes = {} if self.vision is None else {"vision": self.vision}
-        return {"replay": self.replay, "counters": self.counters, **eyes}
+        """Weights of `modules` and of the encoder: what the critic's loss trains."""
+        encoder = [] if self.vision is None else [self.vision]
+        return [p for module in (*modules, *encoder) for p in module.parameters()]
 
 
 @dataclass

@@ -1,1 +1,1 @@
-"""Building blocks of methods: networks, losses, optimisers, memories, random streams."""
+"""Provide building blocks of methods: layers, losses, optimisers, memories, random streams."""

@@ -1,8 +1,8 @@
-"""Rows that change no more once they are written, in blocks that a checkpoint writes once.
+"""Keep rows that change no more in blocks that a checkpoint writes once.
 
 A memory of experience is far larger than anything else of a run, and almost all of it is the
 same from one checkpoint to the next. So it is kept in blocks: a full block goes into a file of
-its own at the next checkpoint, and later checkpoints only name that file. Pictures (`Rows`) are
+its own at the next checkpoint, and later checkpoints only name that file. Images (`Rows`) are
 from then on read from the file too, so that they cost disk rather than main memory; vectors
 (`Ring`) stay where they are sampled, and their blocks are views of them.
 """
@@ -17,10 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-Array = NDArray[Any]
+from algos.parts.types import Array
 
 
 class Block:
@@ -112,7 +111,7 @@ class Rows:
         capacity: rows that can be read, at least; whole blocks are dropped.
     """
 
-    # Rows of a block: pictures of 84 x 84 make 21 MB.
+    # Rows of a block: images of 84 x 84 make 21 MB.
     SIZE = 1_000
     # Bytes read between two releases of mapped blocks. This bounds the resident memory, to some
     # ten times as much: the system maps the surroundings of what is read as well.

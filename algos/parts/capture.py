@@ -1,4 +1,4 @@
-"""Work of a GPU captured once as a CUDA graph and replayed: thousands of launches become one.
+"""Capture work of a GPU once as a CUDA graph and replay it: thousands of launches become one.
 
 Networks this small are bound by launches, not by arithmetic. A replay repeats the launches
 of the captured call with the same arguments: it reads and writes the same tensors, and what

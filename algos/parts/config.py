@@ -1,4 +1,4 @@
-"""Options of an agent: declared once, validated everywhere.
+"""Declare the options of an agent once and validate them everywhere.
 
 An agent's options are the fields of a frozen dataclass. Each field is made with
 `option`, which keeps the sentence a user reads and the range a value must lie in.

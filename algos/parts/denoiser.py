@@ -1,4 +1,4 @@
-"""The noise predictor of a diffusion policy over actions, and drawing from it.
+"""Predict the noise of a diffusion policy over actions, and draw actions from it.
 
 QVPO and DIPO share it (QVPO's released code was forked from DIPO's): layer sizes,
 activation and initial weights are those of BellmanTimeHut/DIPO c6d8d1b and
@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algos.parts.diffusion import Diffusion, sinusoids
-from algos.parts.networks import MLP, SampleMLP, TwinCritic, mish_, scaled_normal_init
+from algos.parts.heads import TwinCritic
+from algos.parts.kernels import mish_
+from algos.parts.layers import MLP, SampleMLP, scaled_normal_init
 from algos.parts.rng import ReplicaRng
 
 

@@ -1,4 +1,4 @@
-"""Noise schedules and the reverse process shared by the diffusion methods.
+"""Compute the noise schedules and the reverse process that the diffusion methods share.
 
 Ho et al. 2020, "Denoising Diffusion Probabilistic Models" (arXiv 2006.11239); equation
 numbers below are that paper's. A schedule is a float64 array of T betas; index t runs

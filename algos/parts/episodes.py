@@ -1,4 +1,4 @@
-"""Memory of whole episodes, from which windows of consecutive steps are drawn.
+"""Remember whole episodes, and draw windows of consecutive steps from them.
 
 The rules are those of PolyGRAD's code (marc-rigter/polygrad-world-models 62d0054,
 `datasets/`). One step is a packed row (obs, reward, terminal, action), so that a window
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from algos.parts.blocks import Ring
 from algos.parts.rng import ReplicaRng
+from algos.parts.types import Array
 
 
 class Normaliser:
@@ -148,8 +149,8 @@ class EpisodeMemory:
 
     def add(
         self,
-        obs: NDArray[Any],
-        action: NDArray[Any],
+        obs: Array,
+        action: Array,
         reward: float,
         terminated: bool,
         truncated: bool,

@@ -1,4 +1,4 @@
-"""Replay memory for pictures: each frame is stored once, and stacked when it is sampled.
+"""Replay images: each frame is stored once, and stacked when it is sampled.
 
 An observation is a stack of the last few frames, so consecutive observations share all but
 one. The memory keeps the newest frame of each and, beside it, what was done there: the
@@ -18,16 +18,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from algos.base.agent import Spaces, Transition
 from algos.parts.blocks import Rows
 from algos.parts.replay import Batch
 from algos.parts.rng import ReplicaRng
+from algos.parts.types import Array, Spaces, Transition
 from algos.parts.vision import FRAME
 
-Array = NDArray[Any]
 FACTS = ("action", "reward", "ends", "age", "starts")  # arrays in step with the frames
 
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from algos.parts.capture import Graph, reason_of, run_aside
 from algos.parts.diffusion import Betas, Diffusion
 from algos.parts.episodes import Moments
-from algos.parts.networks import Layers, StackedLinear, StackedNorm
+from algos.parts.layers import Layers, StackedLinear, StackedNorm
 from algos.parts.rng import ReplicaRng
 
 

@@ -1,4 +1,4 @@
-"""What every agent does: temporal-difference losses, optimiser steps, target networks."""
+"""Compute temporal-difference losses, step optimisers, move target networks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from algos.parts.networks import repeat_replicas
+from algos.parts.layers import repeat_replicas
 from algos.parts.replay import Batch
 
 
@@ -20,7 +20,7 @@ def bellman_target(batch: Batch, value: Tensor, discount: float) -> Tensor:
 
 
 def critic_loss(q: Tensor, target: Tensor) -> Tensor:
-    """Squared error of heads `q` `[R, 2, B]` to `target` `[R, B]`, summed over heads, `[R]`."""
+    """Squared error of `q` `[R, heads, B]` to `target` `[R, B]`, summed over heads, `[R]`."""
     return F.mse_loss(q, target[:, None].expand_as(q), reduction="none").mean(-1).sum(-1)
 
 
@@ -67,6 +67,30 @@ def step(
         weights = [p for group in optimizer.param_groups for p in group["params"]]
         clip_grad_norm_(weights, replicas, max_norm)
     optimizer.step()
+
+
+def fit_critic(
+    optimizer: torch.optim.Optimizer,
+    q: Tensor,
+    target: Tensor,
+    replicas: int = 1,
+    max_norm: float = 0.0,
+) -> dict[str, Tensor]:
+    """Take one optimiser step of the critic towards its Bellman target.
+
+    Args:
+        optimizer: of the critic's weights.
+        q: values `[R, heads, B]` with their graph.
+        target: what every head regresses onto, `[R, B]`, a constant.
+        replicas: see `step`.
+        max_norm: see `step`.
+
+    Returns:
+        The metrics `critic_loss` and `q`, `[R]` each.
+    """
+    loss = critic_loss(q, target)
+    step(optimizer, loss.sum(), replicas, max_norm)
+    return {"critic_loss": loss.detach(), "q": per_replica_mean(q.detach())}
 
 
 def clone_frozen(module: nn.Module) -> Any:

@@ -1,4 +1,4 @@
-"""Uniform replay memory with a replica axis."""
+"""Replay transitions uniformly, with a replica axis."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from algos.base.agent import Spaces, Transition
 from algos.parts.blocks import Ring
 from algos.parts.rng import ReplicaRng
+from algos.parts.types import Spaces, Transition
 
 
 class Batch(NamedTuple):

@@ -1,4 +1,4 @@
-"""Random numbers with a replica axis.
+"""Draw random numbers with a replica axis.
 
 Every replica has a generator of its own, so that replica r of a group draws the
 same numbers as the same seed trained alone. Nothing here, and nothing in any

@@ -1,12 +1,12 @@
-"""What agents for pixels share: one augmentation, one encoder, one autoencoder of frames.
+"""Encode images for agents on pixels: one augmentation, one encoder, one autoencoder of frames.
 
 Sizes, initial weights and the shift are DrQ-v2's (Yarats et al. 2021, arXiv 2107.09645;
 facebookresearch/drqv2 c0c650b, `drqv2.py`): four convolutions of 3 x 3 with 32 channels,
 the first of stride 2, and a trunk Linear -> LayerNorm -> tanh that every network which
-reads pictures begins with. The autoencoder has the same convolutions, mirrored for its
+reads images begins with. The autoencoder has the same convolutions, mirrored for its
 decoder (haotiansun14/rl-rep d4dd78a, `agent/diffsrdrq`).
 
-Images are uint8 in memory and `x / 255 - 0.5` in networks. As in `algos.parts.networks` there is
+Images are uint8 in memory and `x / 255 - 0.5` in networks. As in `algos.parts.layers` there is
 a leading axis of replicas, whose weights never mix.
 """
 
@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from algos.parts.networks import Initialiser, Layers, StackedLinear, StackedNorm, orthogonal_init
+from algos.parts.layers import Initialiser, Layers, StackedLinear, StackedNorm, orthogonal_init
 from algos.parts.rng import ReplicaRng
 
 CHANNELS = 32  # of every convolution
@@ -64,7 +64,7 @@ class StackedConv(nn.Module):
         fan_in: input channels.
         fan_out: output channels.
         stride: step of the kernel.
-        transposed: map back from the small picture to the large one.
+        transposed: map back from the small image to the large one.
         output_padding: rows and columns that a transposed convolution adds at the end.
     """
 
@@ -112,7 +112,7 @@ class StackedConv(nn.Module):
 
 
 def small_size(size: int) -> int:
-    """Side of the encoder's last picture for an image of side `size`: 35 of 84, 25 of 64."""
+    """Side of the encoder's last feature map for an image of side `size`: 35 of 84, 25 of 64."""
     for stride in STRIDES:
         size = (size - KERNEL) // stride + 1
     return size
@@ -218,10 +218,10 @@ class Trunk(nn.Module):
 
 
 class Vision(nn.Module):
-    """Encoder and trunk: the eyes of an agent that otherwise reads vectors.
+    """Encoder and trunk of an agent that otherwise reads vectors.
 
     The critic's loss trains it; the policy reads its features without gradients, and a
-    target network those of the present eyes (both as in DrQ-v2).
+    target network those of the present encoder (both as in DrQ-v2).
 
     Args:
         rng: where initial weights come from.

@@ -47,7 +47,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -56,14 +56,8 @@ from algos.base.drq import DrQActor, DrQAgent, DrQConfig
 from algos.diffsr import SpectralHead, contract
 from algos.parts.config import option
 from algos.parts.diffusion import SCHEDULES, Diffusion, sinusoids
-from algos.parts.networks import (
-    Layers,
-    StackedLinear,
-    StackedNorm,
-    compute_dtype,
-    mish,
-    uniform_init,
-)
+from algos.parts.kernels import mish
+from algos.parts.layers import Layers, StackedLinear, StackedNorm, uniform_init
 from algos.parts.optim import (
     adam,
     bellman_target,
@@ -73,6 +67,7 @@ from algos.parts.optim import (
     polyak_,
     step,
 )
+from algos.parts.precision import compute_dtype
 from algos.parts.replay import Batch
 from algos.parts.rng import ReplicaRng
 from algos.parts.vision import FRAME, FrameVAE, Trunk, random_shift, sample_normal, split_frames
@@ -254,6 +249,7 @@ class PixelDiffSR(DrQAgent):
     title = "Diff-SR"
     paper = "Shribak et al. 2024, Diffusion Spectral Representation for RL, arXiv 2406.16121"
     Config = PixelDiffSRConfig
+    config: PixelDiffSRConfig
     presets = {
         "released": {"pretrain_per_update": 10_000, "precision": "float32"},
         "paper": {
@@ -302,7 +298,7 @@ class PixelDiffSR(DrQAgent):
     LATENT_BOUND = 7.0
 
     def make_vision(self) -> None:
-        """No shared eyes: the VAE encodes frame by frame."""
+        """No shared encoder: the VAE encodes frame by frame."""
 
     def build(self) -> None:
         """See `OffPolicyAgent.build`."""
@@ -491,20 +487,20 @@ class PixelDiffSR(DrQAgent):
 
     @torch.no_grad()
     def generate(self, obs: Tensor, action: Tensor, shown: int, rng: ReplicaRng) -> Tensor:
-        """Draw next frames by the learned score, as pictures on the way from noise to a frame.
+        """Draw next frames by the learned score, as images on the way from noise to a frame.
 
         Args:
             obs: stacks `[R, N, 3 * k, H, W]` uint8.
             action: `[R, N, A]` in [-1, 1].
-            shown: pictures of one drawing, at least 2: the first is noise, the last the frame.
+            shown: images of one drawing, at least 2: the first is noise, the last the frame.
             rng: source of all noise.
 
         Returns:
             Frames `[R, N, shown, 3, H, W]` uint8.
         """
         latents = self.denoise(self.states(obs, self.vae), action, shown, rng)
-        pictures = self.vae.decode(latents.flatten(1, 2)).unflatten(1, latents.shape[1:3])
-        return ((pictures + 0.5) * 255.0).round_().clamp_(0.0, 255.0).to(torch.uint8)
+        images = self.vae.decode(latents.flatten(1, 2)).unflatten(1, latents.shape[1:3])
+        return ((images + 0.5) * 255.0).round_().clamp_(0.0, 255.0).to(torch.uint8)
 
     @torch.no_grad()
     def denoise(self, state: Tensor, action: Tensor, shown: int, rng: ReplicaRng) -> Tensor:
@@ -538,18 +534,3 @@ class PixelDiffSR(DrQAgent):
         """Noise levels above a frame that `generate` shows: from the number of levels to 0."""
         levels = self.diffusion.steps
         return [round(levels * (shown - 1 - n) / (shown - 1)) for n in range(shown)]
-
-    def components(self) -> dict[str, Any]:
-        """See `Agent.components`."""
-        return super().components() | {
-            "vae": self.vae,
-            "psi": self.psi,
-            "zeta": self.zeta,
-            "critic": self.critic,
-            "actor": self.actor,
-            "vae_target": self.vae_target,
-            "psi_target": self.psi_target,
-            "target": self.target,
-            "model_optimizer": self.model_optimizer,
-            "actor_optimizer": self.actor_optimizer,
-        }

@@ -30,23 +30,22 @@ Sizes, rates and all of the above are those of the authors' code, haotiansun14/r
   Here: code; `noise_scale`.
 * Before learning code makes one update of the autoencoder alone, from a loop that its options
   count to 0. Default: none; preset `released`: one.
-* Code's decoder ends in pictures of 83 and a convolution of width 2 and padding 1; here, as in
+* Code's decoder ends in images of 83 and a convolution of width 2 and padding 1; here, as in
   Diff-SR's, in 84 and a convolution of width 3, which fits every size.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algos.base.drq import DrQActor, DrQAgent, DrQConfig
-from algos.lvrep import GaussianLatent, LatentCritic
 from algos.parts.config import option
-from algos.parts.networks import MLP, StackedLinear
+from algos.parts.latent import GaussianLatent, LatentCritic
+from algos.parts.layers import MLP, StackedLinear
 from algos.parts.optim import adam, bellman_target, clone_frozen, per_replica_mean, polyak_, step
 from algos.parts.replay import Batch
 from algos.parts.rng import ReplicaRng
@@ -139,6 +138,7 @@ class MuLVRep(DrQAgent):
     title = "muLV-Rep"
     paper = "Zhang et al. 2023, Provable Representation with Efficient Planning, arXiv 2311.12244"
     Config = MuLVRepConfig
+    config: MuLVRepConfig
     presets = {
         "released": {"precision": "float32", "pretrain_updates": 1},
         "quick": {
@@ -265,19 +265,3 @@ class MuLVRep(DrQAgent):
         step(self.actor_optimizer, loss.sum())
         std = torch.full_like(loss.detach(), self.noise_std())
         return {"actor_loss": loss.detach(), "noise_std": std}
-
-    def components(self) -> dict[str, Any]:
-        """See `Agent.components`."""
-        return super().components() | {
-            "frame_encoder": self.frame_encoder,
-            "posterior": self.posterior,
-            "prior": self.prior,
-            "decoder": self.decoder,
-            "critic": self.critic,
-            "actor": self.actor,
-            "vision_target": self.vision_target,
-            "prior_target": self.prior_target,
-            "target": self.target,
-            "optimizer": self.optimizer,
-            "actor_optimizer": self.actor_optimizer,
-        }

@@ -34,12 +34,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from algos.base.agent import Spaces
 from algos.parts.blocks import Rows
 from algos.parts.config import option
 from algos.parts.episodes import EpisodeMemory, Normaliser, end_rows
 from algos.parts.optim import adam, step
 from algos.parts.rng import ReplicaRng
+from algos.parts.types import Array, Spaces
 from algos.parts.vision import FRAME, FrameVAE, sample_normal, split_frames
 from algos.polygrad import PolyGRAD, PolyGRADConfig
 
@@ -161,8 +161,8 @@ class FrameEpisodes:
 
     def add(
         self,
-        obs: NDArray[Any],
-        action: NDArray[Any],
+        obs: Array,
+        action: Array,
         reward: float,
         terminated: bool,
         truncated: bool,
@@ -197,7 +197,7 @@ class FrameEpisodes:
         number = self.steps.total - 1 - rng.integers(self.stored, count)[0]
         return self._gather(number.cpu().numpy())
 
-    def _gather(self, numbers: NDArray[Any]) -> Tensor:
+    def _gather(self, numbers: Array) -> Tensor:
         return torch.from_numpy(self.frames.gather(numbers)).to(self.device).unsqueeze(0)
 
     def state_dict(self) -> dict[str, Any]:
@@ -221,6 +221,7 @@ class PixelPolyGRAD(PolyGRAD):
     """PolyGRAD whose observations are the latents of stacked frames."""
 
     Config = PixelPolyGRADConfig
+    config: PixelPolyGRADConfig
     observation_kinds = ("pixels",)
     presets = {
         **PolyGRAD.presets,
@@ -270,7 +271,3 @@ class PixelPolyGRAD(PolyGRAD):
             step(self.vae_optimizer, (error + c.kl_weight * kl).sum())
             self.memory.latents.add(mean.detach()[0])
         return {"vae_error": error.detach(), "vae_kl": kl.detach()}
-
-    def components(self) -> dict[str, Any]:
-        """See `Agent.components`."""
-        return super().components() | {"vae": self.vae, "vae_optimizer": self.vae_optimizer}

@@ -36,10 +36,11 @@ from torch.utils.module_tracker import ModuleTracker
 
 import algos
 import envs
-from algos.base.agent import Agent, Spaces
+from algos.base.agent import Agent
 from algos.base.offpolicy import OffPolicyAgent
 from algos.parts.config import build_config
-from algos.parts.networks import PRECISIONS, arithmetic
+from algos.parts.precision import PRECISIONS, arithmetic
+from algos.parts.types import Spaces
 from runners.cells.errors import EXIT_OK, UserError, positive
 from runners.cells.files import write_atomic
 from runners.cells.grid import make_cells, split

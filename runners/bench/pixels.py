@@ -25,10 +25,10 @@ import torch
 
 import algos
 import envs
-from algos.base.agent import Spaces
 from algos.parts.config import nearest
 from algos.parts.frames import FrameReplay
 from algos.parts.rng import ReplicaRng
+from algos.parts.types import Spaces
 from runners.bench.methods import (
     Call,
     chosen,

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from algos.base.agent import Agent, Array, Spaces, Transition
+from algos.base.agent import Agent
 from algos.parts.config import AgentConfig, build_config
+from algos.parts.types import Array, Spaces, Transition
 from runners.storage import checkpoint
 
 Algo = type[Agent]

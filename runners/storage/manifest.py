@@ -18,7 +18,7 @@ import torch
 
 import algos
 import envs
-from algos.parts.networks import arithmetic
+from algos.parts.precision import arithmetic
 from runners.cells.cell import Cell
 from runners.cells.schema import FORMAT
 

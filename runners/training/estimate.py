@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 import envs
-from algos.base.agent import Agent, Array, Spaces, Transition
+from algos.base.agent import Agent
 from algos.parts.blocks import Block, Rows
+from algos.parts.types import Array, Spaces, Transition
 from runners.cells.cell import Cell
 from runners.terminal.options import frame_bytes
 from runners.training.loop import make_agent

@@ -22,8 +22,9 @@ from torch import Tensor
 
 import algos
 import envs
-from algos.base.agent import Agent, Spaces, Transition
+from algos.base.agent import Agent
 from algos.parts.config import build_config
+from algos.parts.types import Spaces, Transition
 from runners.cells.cell import Run
 from runners.cells.grid import agent_for
 from runners.cells.schema import PHASES, TIMING_COLUMNS

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import envs
-from algos.base.agent import Transition
+from algos.parts.types import Transition
 from runners.cells.cell import Cell
 from runners.cells.schema import EVALUATION_COLUMNS, SUCCESS_COLUMNS, TRAIN_COLUMNS
 from runners.cells.seeding import derive_seed

@@ -162,6 +162,25 @@ def test_state_round_trip_continues_exactly(cls: type[Agent]) -> None:
         assert torch.equal(value, theirs[name]), name
 
 
+def test_a_component_added_to_an_agent_is_saved_without_a_word(cls: type[Agent]) -> None:
+    class Extended(cls):
+        def __init__(self, *args) -> None:
+            super().__init__(*args)
+            self.extra = nn.Linear(3, 2)
+            self.again = self.extra  # the same object, saved once
+            self.parts = (nn.Linear(3, 2),)
+
+    saved, loaded = (make_small(Extended, (seed,)) for seed in (0, 1))
+    nn.init.constant_(saved.extra.weight, 0.25)
+    state = snapshot(saved)
+    assert state.keys() == make_small(cls).state_dict().keys() | {"extra"}
+    loaded.load_state_dict(state)
+    torch.testing.assert_close(loaded.extra.weight, saved.extra.weight, atol=0.0, rtol=0.0)
+    fresh = make_small(Extended, (2,))
+    fresh.load_policy(saved.policy_state())
+    assert torch.equal(fresh.extra.weight, saved.extra.weight)
+
+
 def test_components_list_every_network_and_optimiser(cls: type[Agent]) -> None:
     agent = make_small(cls)
     listed = {id(part) for part in agent.components().values()}

@@ -9,7 +9,7 @@ import torch.distributions as td
 import torch.nn.functional as F
 
 import algos
-from algos.lvrep import DiscreteLatent, GaussianLatent, mean_elu
+from algos.parts.latent import DiscreteLatent, GaussianLatent
 from algos.parts.replay import Batch
 from algos.parts.rng import ReplicaRng
 from tests.helpers.updates import (
@@ -173,21 +173,6 @@ def test_kl_is_the_closed_form() -> None:
         weight = torch.tensor([1.0, 3.0])
         ours, theirs = (torch.autograd.grad((weight * k).sum(), raws) for k in (kl, expected))
         torch.testing.assert_close(ours, theirs)
-
-
-def test_mean_elu_and_its_gradient() -> None:
-    x = 3.0 * randn(2, 5, 7, 6)
-    ours, theirs = (x.clone().requires_grad_() for _ in range(2))
-    mean, expected = mean_elu(ours * 1.0), F.elu(theirs).mean(2)
-    torch.testing.assert_close(mean, expected)
-    weight = randn(2, 5, 6, seed=2)
-    for result in (mean, expected):
-        (weight * result).sum().backward()
-    torch.testing.assert_close(ours.grad, theirs.grad)
-    # In bfloat16 the sum of 20 terms keeps the digits that bfloat16 has for their mean.
-    many = randn(1, 50, 20, 40, seed=3)
-    rounded = mean_elu(many.bfloat16())
-    assert float((rounded - F.elu(many).mean(2)).abs().max()) < 0.01
 
 
 def test_log_std_is_clamped() -> None:

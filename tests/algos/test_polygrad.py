@@ -14,6 +14,7 @@ from algos.parts.diffusion import Diffusion
 from algos.parts.episodes import EpisodeMemory, Moments
 from algos.parts.imagination import Denoiser, GaussianPolicy, Imagination, log_prob, tau_betas
 from algos.parts.rng import ReplicaRng
+from algos.parts.types import Spaces
 from algos.polygrad import MAX_TRIALS, Windows, lambda_advantages, standardise
 from tests.helpers.updates import Drift, drive, make_small, same, snapshot, transition, weights
 
@@ -481,7 +482,7 @@ def test_bfloat16_loop_agrees_with_float32() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_captured_loop_equals_the_loop() -> None:
     agent = PolyGRAD(
-        algos.base.agent.Spaces((3,), 2),
+        Spaces((3,), 2),
         PolyGRAD.Config(random_steps=0, replay_capacity=1000),
         [0],
         "cuda",

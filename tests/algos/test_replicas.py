@@ -12,7 +12,7 @@ from torch import nn
 import algos
 import tests.helpers.pixels as pixel_helpers
 import tests.helpers.updates as algo_helpers
-from algos.base.agent import Transition
+from algos.parts.types import Transition
 
 pytestmark = pytest.mark.usefixtures("bfloat16_products")
 

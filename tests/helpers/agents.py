@@ -12,11 +12,11 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from algos.base.agent import Transition
 from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.parts.config import option
-from algos.parts.networks import StackedLinear
+from algos.parts.layers import StackedLinear
 from algos.parts.optim import adam, step
+from algos.parts.types import Transition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +51,6 @@ class Tiny(OffPolicyAgent):
         loss = (self.value(batch.obs) - target).square().flatten(1).mean(1)
         step(self.optimizer, loss.sum())
         return {"loss": loss.detach()}
-
-    def components(self):
-        parts = {"actor": self.actor, "value": self.value, "optimizer": self.optimizer}
-        return super().components() | parts
 
 
 class TooLarge(Tiny):

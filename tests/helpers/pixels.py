@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from algos.base.agent import Agent, Spaces, Transition
+from algos.base.agent import Agent
 from algos.parts.config import build_config
 from algos.parts.rng import ReplicaRng
+from algos.parts.types import Spaces, Transition
 
 SIDE = 20  # the smallest picture that four convolutions leave something of
 CPU = torch.device("cpu")

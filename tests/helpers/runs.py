@@ -91,9 +91,6 @@ class Still(Agent):
     def update(self):
         return {"steps": torch.full((self.replicas,), float(self.counters.steps))}
 
-    def components(self):
-        return {"counters": self.counters}
-
 
 class Rare(Still):
     """Learns at every seventh step only, with metrics that tell which."""

@@ -13,9 +13,10 @@ import torch
 from scipy.linalg import solve_discrete_are
 
 import algos
-from algos.base.agent import Agent, Spaces, Transition
+from algos.base.agent import Agent
 from algos.parts.config import build_config
 from algos.parts.replay import Batch
+from algos.parts.types import Spaces, Transition
 
 # Two threads on products this small only wait for each other.
 torch.set_num_threads(1)

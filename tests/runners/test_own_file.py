@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import algos
-from algos.parts.networks import PRECISIONS
+from algos.parts.precision import PRECISIONS
 from runners import check, sweep, train
 from runners.bench import methods as bench
 from runners.cells.errors import UserError

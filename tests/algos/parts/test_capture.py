@@ -12,12 +12,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves, tree_map
 
 import algos
-from algos.base.agent import Agent, Spaces
+from algos.base.agent import Agent
 from algos.base.offpolicy import OffPolicyAgent
 from algos.parts import capture
 from algos.parts import imagination as _imagine
 from algos.parts.optim import adam, set_rate
 from algos.parts.rng import ReplicaRng
+from algos.parts.types import Spaces
 from algos.sac import SAC
 from tests.helpers.updates import STATES, Drift, drive, make_small, snapshot
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from algos.base.agent import Spaces, Transition
 from algos.parts.blocks import Rows
 from algos.parts.frames import FrameReplay
+from algos.parts.types import Spaces, Transition
 from runners.storage import checkpoint
 from runners.storage.checkpoint import CheckpointError
 from tests.helpers.pixels import CPU, stream

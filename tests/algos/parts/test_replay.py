@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from algos.base.agent import Spaces
 from algos.parts.replay import Replay
 from algos.parts.rng import ReplicaRng
+from algos.parts.types import Spaces
 from tests.helpers.updates import transition
 
 CPU = torch.device("cpu")

@@ -106,8 +106,8 @@ def test_the_decoder_is_the_mirrored_encoder() -> None:
     torch.testing.assert_close(decoder(features)[0], expected)
 
 
-class Eyes(torch.nn.Module):
-    """Everything here that has weights, as one function of pictures."""
+class Encoders(torch.nn.Module):
+    """Everything here that has weights, as one function of images."""
 
     def __init__(self, rng: ReplicaRng) -> None:
         super().__init__()
@@ -122,12 +122,12 @@ class Eyes(torch.nn.Module):
 
 def test_a_replica_in_a_group_equals_itself_alone() -> None:
     images = pictures(2, 3, 3, 21, 21)
-    group = Eyes(stream(3, 8))
+    group = Encoders(stream(3, 8))
     together = group(images)
     assert not torch.allclose(together[0], group(images.flip(0))[1])
     together.square().sum().backward()
     for r, seed in enumerate((3, 8)):
-        single = Eyes(stream(seed))
+        single = Encoders(stream(seed))
         alone = single(images[r : r + 1])
         torch.testing.assert_close(together[r], alone[0], atol=1e-5, rtol=1e-4)
         alone.square().sum().backward()

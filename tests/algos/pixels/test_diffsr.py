@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 
 import algos
-from algos.base.agent import Spaces, Transition
 from algos.parts.config import build_config
 from algos.parts.optim import step
 from algos.parts.rng import ReplicaRng
+from algos.parts.types import Spaces, Transition
 from algos.pixels.diffsr import NormCritic, PixelDiffSR, PixelPsi, PixelZeta, ResidualMLP
 from tests.helpers.updates import same, weights
 

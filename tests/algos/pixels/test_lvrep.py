@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 
 import algos
-from algos.base.agent import Spaces
 from algos.parts.config import build_config
 from algos.parts.replay import Batch
+from algos.parts.types import Spaces
 from algos.parts.vision import random_shift
 from tests.helpers.pixels import Stripe, feed, make_small
 from tests.helpers.updates import same, weights

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import algos
-from algos.base.agent import Spaces, Transition
 from algos.parts.blocks import Rows
 from algos.parts.config import build_config
 from algos.parts.episodes import EpisodeMemory
+from algos.parts.types import Spaces, Transition
 from algos.pixels.polygrad import FrameEpisodes, LatentMoments, PixelPolyGRAD
 from tests.helpers.pixels import CPU, SIDE, feed, make_small, stream
 from tests.helpers.updates import same, weights

@@ -10,9 +10,9 @@ import torch
 import algos
 import envs
 import tests.helpers.agents as tiny
-from algos.base.agent import Spaces
-from algos.parts import networks
+from algos.parts import precision
 from algos.parts.config import build_config
+from algos.parts.types import Spaces
 from runners.bench import methods as bench
 from runners.cells.schema import PHASES
 from runners.terminal.cli import run_main
@@ -74,7 +74,7 @@ def test_product_rate_is_positive():
 )
 def test_rates_cover_every_precision_of_the_device(monkeypatch, has_bfloat16, names):
     monkeypatch.setattr(bench, "product_rate", lambda dtype, device, sizes: 1.0)
-    monkeypatch.setattr(networks, "multiplies_bfloat16", lambda device: has_bfloat16)
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda device: has_bfloat16)
     allowed = torch.backends.cuda.matmul.allow_tf32
     assert bench.rates(CPU) == dict.fromkeys(names, 1.0)
     assert torch.backends.cuda.matmul.allow_tf32 == allowed
@@ -209,7 +209,7 @@ def test_ppo_learns_once_per_rollout():
 
 def test_inner_loops(monkeypatch):
     rhythm(1, (1,), monkeypatch)
-    monkeypatch.setattr(networks, "multiplies_bfloat16", lambda device: True)
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda device: True)
     assert bench.measure_hot_loops("x", 1, CPU, RATE, stored=2) == []
     a = torch.ones(100, 100)
     monkeypatch.setattr(Rhythm, "hot_loops", lambda self: {"one": lambda: a @ a})
@@ -232,7 +232,7 @@ def test_measure(algo):
     cost = bench.measure(algo, 1, CPU, RATE, stored=8)
     assert cost.algo == algo
     assert cost.period == 1
-    assert cost.precision == networks.arithmetic(algos.load(algo).Config().precision, CPU)
+    assert cost.precision == precision.arithmetic(algos.load(algo).Config().precision, CPU)
     assert cost.update_ms > cost.act_ms > 0.0
     assert cost.update_u == pytest.approx(cost.update_ms / cost.u_ms)
     assert cost.rate_fraction == pytest.approx(10.0 * cost.update_gflop / cost.update_ms)

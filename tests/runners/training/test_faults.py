@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from algos.parts import networks
+from algos.parts import precision
 from runners import sweep
 from runners.storage import checkpoint
 from runners.storage.rundir import RunDirectory
@@ -91,12 +91,12 @@ def test_a_run_without_memory_is_named_and_the_others_go_on(tmp_path, capfd):
 def test_run_json_says_what_products_are_done_in(tmp_path, monkeypatch):
     """A processor without bfloat16 takes float32, and may take over from one that has it."""
     cell = cell_of("still", sets=["still.precision=bfloat16"])
-    monkeypatch.setattr(networks, "multiplies_bfloat16", lambda device: True)
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda device: True)
     steps = itertools.count()
     with pytest.raises(Interrupted):
         run_cell(cell, tmp_path, should_stop=lambda: next(steps) >= 20)
     assert record_of(cell, tmp_path)["precision"] == "bfloat16"
-    monkeypatch.setattr(networks, "multiplies_bfloat16", lambda device: False)
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda device: False)
     assert run_cell(cell, tmp_path) == "done"
     record = record_of(cell, tmp_path)
     assert record["precision"] == "float32"

@@ -11,7 +11,7 @@ import torch
 
 import algos
 import envs
-from algos.base.agent import Spaces
+from algos.parts.types import Spaces
 from envs.parts import registry
 from envs.parts.registry import Task
 from runners.cells.errors import UserError

@@ -1,4 +1,4 @@
-"""Networks with a leading stack axis.
+"""Build layers and networks with a leading stack axis.
 
 A stack is S independent networks of one shape, evaluated by one batched product per
 layer: the R replicas of an actor (S = R), or R pairs of critics (S = 2R, the pair of
@@ -11,57 +11,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from algos.parts.kernels import mish, mish_
 from algos.parts.rng import ReplicaRng
 
 Initialiser = Callable[[ReplicaRng, int, int, int], tuple[Tensor, Tensor]]
-
-PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-@cache
-def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether a processor or GPU multiplies bfloat16 matrices itself.
-
-    A processor without such instructions needs some 60 times as long as in float32 (measured
-    with AVX2 alone).
-    """
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if not torch.backends.mkldnn.is_available():
-        return False
-    if not hasattr(torch.cpu, "get_capabilities"):  # older torch
-        return torch.cpu._is_avx512_bf16_supported()
-    known = torch.cpu.get_capabilities()
-    return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-
-
-def arithmetic(precision: str, device: torch.device) -> str:
-    """Name in `PRECISIONS` of what the large products are done in under the option `precision`.
-
-    That is `precision` itself where the device is made for it, else float32: `tf32` is for
-    tensor cores, and `bfloat16` for what `multiplies_bfloat16`.
-    """
-    made_for = {
-        "float32": True,
-        "tf32": device.type == "cuda",
-        "bfloat16": multiplies_bfloat16(device),
-    }
-    return precision if made_for[precision] else "float32"
-
-
-def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Data type of the large products under the option `precision`, see `arithmetic`."""
-    name = arithmetic(precision, device)
-    if name == "tf32":
-        torch.backends.cuda.matmul.allow_tf32 = True
-    return PRECISIONS[name]
 
 
 def uniform_init(rng: ReplicaRng, copies: int, fan_in: int, fan_out: int) -> tuple[Tensor, Tensor]:
@@ -150,40 +109,6 @@ class StackedNorm(nn.Module):
         return torch.addcmul(
             self.bias, F.layer_norm(x.float(), x.shape[-1:], eps=self.eps), self.weight
         )
-
-
-class _Mish(torch.autograd.Function):
-    """x tanh(softplus(x)) through p = sigmoid(-x): 2x / (1 + p²) - x.
-
-    One exponential and a few products, a quarter of the time of torch's own kernel.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return mish_(x.to(torch.float32, copy=True)).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        wide = x.float()
-        p = torch.sigmoid(-wide)
-        inverse = p.square().add_(1.0).reciprocal_()
-        # d/dx [2x / (1 + p²) - x] with dp/dx = -p (1 - p).
-        slope = p.square().mul_(1.0 - p).mul_(wide).mul_(inverse).mul_(2.0).add_(1.0)
-        return slope.mul_(inverse).mul_(2.0).sub_(1.0).mul_(grads[0]).to(x.dtype)
-
-
-def mish_(x: Tensor, scratch: Tensor | None = None) -> Tensor:
-    """Overwrite float32 `x` with mish(x); `scratch`, like `x`, saves an allocation."""
-    p = torch.neg(x, out=scratch) if scratch is not None else torch.neg(x)
-    half = torch.div(x, p.sigmoid_().square_().add_(1.0), out=p)
-    return torch.lerp(x, half, 2.0, out=x)
-
-
-def mish(x: Tensor) -> Tensor:
-    """Mish activation, x tanh(softplus(x)), with gradients."""
-    return cast(Tensor, _Mish.apply(x))
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -354,115 +279,3 @@ class SampleMLP(MLP):
         if self.activation is mish:
             return mish_(wide, floats[1])
         return wide.copy_(self.activation(wide))
-
-
-class TwinCritic(nn.Module):
-    """Two action values per replica, Q1 and Q2, each an MLP of (action, obs)."""
-
-    def __init__(
-        self,
-        rng: ReplicaRng,
-        obs_dim: int,
-        action_dim: int,
-        hidden: Sequence[int],
-        activation: str = "relu",
-        dtype: torch.dtype = torch.float32,
-        init: Initialiser = uniform_init,
-    ) -> None:
-        super().__init__()
-        self.net = SampleMLP(rng, 2, action_dim, [obs_dim, *hidden, 1], activation, dtype, init)
-
-    def forward(self, obs: Tensor, action: Tensor, frozen: bool = False) -> Tensor:
-        """Return both values `[R, 2, B]` of `obs` `[R, B, S]` and `action` `[R, B, A]`."""
-        return cast(Tensor, self.net(action, obs, frozen)).view(obs.shape[0], 2, -1)
-
-    def minimum(self, obs: Tensor, actions: Tensor) -> Tensor:
-        """min(Q1, Q2) `[R, B, K]` of K actions `[R, B, K, A]` per state, without gradients."""
-        q = self.net.many(actions, self.net.condition(obs))
-        return q.view(obs.shape[0], 2, *actions.shape[1:3]).amin(1)
-
-
-class GaussianActor(nn.Module):
-    """Tanh-squashed Gaussian policy, log std rescaled by tanh into [-5, 2]."""
-
-    LOG_STD_LOW, LOG_STD_HIGH = -5.0, 2.0
-
-    def __init__(
-        self,
-        rng: ReplicaRng,
-        obs_dim: int,
-        action_dim: int,
-        hidden: Sequence[int],
-        activation: str = "relu",
-        dtype: torch.dtype = torch.float32,
-        init: Initialiser = uniform_init,
-    ) -> None:
-        super().__init__()
-        self.net = MLP(rng, 1, [obs_dim, *hidden, 2 * action_dim], activation, dtype, init)
-
-    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log std before squashing, `[R, B, A]` each."""
-        mean, raw = self.net(obs).chunk(2, dim=-1)
-        half = 0.5 * (self.LOG_STD_HIGH - self.LOG_STD_LOW)
-        return mean, self.LOG_STD_LOW + half * (torch.tanh(raw) + 1.0)
-
-    def sample(self, obs: Tensor, rng: ReplicaRng) -> tuple[Tensor, Tensor]:
-        """Draw actions `[R, B, A]` by reparameterisation, with log pi `[R, B]`."""
-        mean, log_std = self(obs)
-        noise = rng.normal(*mean.shape[1:])
-        pre = mean + log_std.exp() * noise
-        log_normal = -0.5 * noise.square() - log_std - 0.5 * math.log(2.0 * math.pi)
-        # log(1 - tanh(u)^2) in the form that is exact for large |u|.
-        log_slope = 2.0 * (math.log(2.0) - pre - F.softplus(-2.0 * pre))
-        return torch.tanh(pre), (log_normal - log_slope).sum(-1)
-
-    def mean_action(self, obs: Tensor) -> Tensor:
-        """The squashed mean `[R, B, A]`, used in evaluation."""
-        return torch.tanh(self(obs)[0])
-
-
-def epsilon_greedy(action: Tensor, chance: float, rng: ReplicaRng) -> Tensor:
-    """Each action of `[R, B, A]`, or with this chance a uniform one in its place."""
-    random = rng.uniform(*action.shape[1:], low=-1.0, high=1.0)
-    greedy = rng.uniform(action.shape[1], 1) >= chance
-    return torch.where(greedy, action, random)
-
-
-class Temperature(nn.Module):
-    """Entropy weight alpha, one per replica, fixed or learned as exp(log_alpha)."""
-
-    def __init__(self, replicas: int, initial: float, device: torch.device) -> None:
-        super().__init__()
-        start = torch.full((replicas,), math.log(initial), device=device)
-        self.log_alpha = nn.Parameter(start)
-
-    def value(self) -> Tensor:
-        """Alpha `[R]`, without gradient."""
-        return self.log_alpha.detach().exp()
-
-    def loss(self, log_prob: Tensor, target_entropy: float) -> Tensor:
-        """Sum over replicas of E[-alpha (log pi + target entropy)]; `log_prob` is `[R, B]`."""
-        gap = (log_prob.detach() + target_entropy).mean(-1)
-        return -(self.log_alpha.exp() * gap).sum()
-
-    def soft_policy_loss(
-        self, q: Tensor, log_prob: Tensor, target_entropy: float, learned: bool = True
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Policy loss E[alpha log pi - Q] and, if alpha is learned, its own, to be minimised.
-
-        Args:
-            q: values of the policy's actions, `[R, B]`.
-            log_prob: of these actions, `[R, B]`.
-            target_entropy: that alpha steers to.
-            learned: whether alpha moves.
-
-        Returns:
-            The sum over replicas and losses, and the metrics of soft actor-critic, `[R]` each.
-        """
-        alpha = self.value()
-        loss = (alpha[:, None] * log_prob - q).mean(-1)
-        total = loss.sum()
-        if learned:
-            total = total + self.loss(log_prob, target_entropy)
-        entropy = -log_prob.detach().mean(-1)
-        return total, {"actor_loss": loss.detach(), "entropy": entropy, "temperature": alpha}
