@@ -62,14 +62,8 @@ from algos.base.offpolicy import Counters
 from algos.parts.config import AgentConfig, option
 from algos.parts.diffusion import Diffusion
 from algos.parts.episodes import EpisodeMemory
-from algos.parts.imagination import (
-    Denoiser,
-    GaussianPolicy,
-    Imagination,
-    NormMLP,
-    log_prob,
-    tau_betas,
-)
+from algos.parts.gaussian_policy import NormGaussianPolicy, NormMLP, log_prob
+from algos.parts.imagination import Denoiser, Imagination, tau_betas
 from algos.parts.optim import adam, clip_grad_norm_, clone_frozen, per_replica_mean, polyak_, step
 from algos.parts.rng import ReplicaRng
 
@@ -155,7 +149,6 @@ class PolyGRADConfig(AgentConfig):
 
     hidden: int = option(256, "width of actor and critic (code)", low=1)
     initial_std: float = option(1.0, "standard deviation of the policy at first (code)", low=0.0)
-    min_std: float = option(0.1, "smallest standard deviation of the policy (code)", low=0.0)
     actor_learning_rate: float = option(
         3e-5, "AdamW of the actor, at the start and at most (code)", low=1e-12
     )
@@ -302,7 +295,7 @@ class PolyGRAD(Agent):
         self.averaged = clone_frozen(self.denoiser)
         self.imagination = Imagination(self.diffusion, c, action_dim)
         sizes = [obs_dim, c.hidden, c.hidden]
-        self.actor = GaussianPolicy(rng, [*sizes, action_dim], c.initial_std, c.min_std)
+        self.actor = NormGaussianPolicy(rng, [*sizes, action_dim], c.initial_std)
         self.critic = NormMLP(rng, [*sizes, 1])
         self.target = clone_frozen(self.critic)
         self.step_size = StepSize(c.guidance_scale, c.actor_learning_rate, self.device)

@@ -1,6 +1,6 @@
 """Memory of whole episodes, from which windows of consecutive steps are drawn.
 
-The rules are those of PolyGRAD's code (marc-rigter/polygrad-world-models 62d0054,
+Windows and padding follow PolyGRAD's code (marc-rigter/polygrad-world-models 62d0054,
 `datasets/`). One step is a packed row (obs, reward, terminal, action), so that a window
 of H steps is one gather. An episode is drawn from when it is over, never before.
 """
@@ -15,72 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from algos.parts.blocks import Ring
+from algos.parts.normaliser import BatchMoments
 from algos.parts.rng import ReplicaRng
-
-
-class Normaliser:
-    """Rows with mean `center` and standard deviation `scale`, `[width]` each, in units of these."""
-
-    def __init__(self, center: Tensor, scale: Tensor) -> None:
-        self.center, self.scale = center, scale
-
-    def normalise(self, rows: Tensor) -> Tensor:
-        """(rows - center) / scale for whole rows or their first columns, `[..., <= width]`."""
-        columns = slice(rows.shape[-1])
-        return (rows - self.center[columns]) / self.scale[columns]
-
-    def unnormalise(self, rows: Tensor) -> Tensor:
-        """The inverse of `normalise`."""
-        columns = slice(rows.shape[-1])
-        return rows * self.scale[columns] + self.center[columns]
-
-
-class Moments(Normaliser):
-    """Mean and standard deviation of rows, updated by one episode at a time.
-
-    The update is that of Chan, Golub and LeVeque 1983: its cost is that of the episode,
-    and it agrees with the two-pass formula over all rows. Sums are float64.
-
-    Args:
-        width: columns of a row.
-        device: where the tables live.
-    """
-
-    EPSILON = 1e-6  # keeps a constant column finite: it becomes 0, and comes back as it was
-
-    def __init__(self, width: int, device: torch.device) -> None:
-        self.count = 0
-        self.mean = torch.zeros(width, dtype=torch.float64, device=device)
-        self.square = torch.zeros_like(self.mean)  # sum of squared deviations
-        self._publish()
-
-    def add(self, rows: Tensor) -> None:
-        """Take in `rows` `[N, width]`."""
-        rows, size = rows.double(), len(rows)
-        total = self.count + size
-        mean = rows.mean(0)
-        shift = mean - self.mean
-        self.square += (rows - mean).square().sum(0) + shift.square() * (self.count * size / total)
-        self.mean += shift * (size / total)
-        self.count = total
-        self._publish()
-
-    def _publish(self) -> None:
-        self.center = self.mean.float()
-        self.scale = torch.ones_like(self.center)  # until there are data
-        if self.count:
-            self.scale = (self.square / self.count).sqrt().float() + self.EPSILON
-
-    def state_dict(self) -> dict[str, Any]:
-        """Count and both sums."""
-        return {"count": self.count, "mean": self.mean, "square": self.square}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore count and both sums."""
-        self.count = int(state["count"])
-        self.mean.copy_(state["mean"])
-        self.square.copy_(state["square"])
-        self._publish()
 
 
 class EpisodeMemory:
@@ -120,7 +56,7 @@ class EpisodeMemory:
         self.zero_padding, self.max_path_length = zero_padding, max_path_length
         self.ring = Ring(1, capacity, obs_dim + 2 + action_dim, device)
         self.rows = self.ring.rows[0]
-        self.moments = Moments(self.rows.shape[1], device)
+        self.moments = BatchMoments(self.rows.shape[1], device)
         self.episode = 0  # the step that the running episode began at
         # Window k of those that can be drawn begins at step `starts[k % capacity]` and its
         # episode ends with step `ends[k % capacity]`, for k from `first` to `last` - 1.

@@ -17,11 +17,10 @@ The loop works on one replica. Three identities keep its arithmetic small:
 
 from __future__ import annotations
 
-import itertools
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,8 +29,9 @@ from torch import Tensor, nn
 
 from algos.parts.capture import Graph, reason_of, run_aside
 from algos.parts.diffusion import Betas, Diffusion
-from algos.parts.episodes import Moments
+from algos.parts.gaussian_policy import NormGaussianPolicy, NormMLP
 from algos.parts.networks import Layers, StackedLinear, StackedNorm
+from algos.parts.normaliser import Normaliser
 from algos.parts.rng import ReplicaRng
 
 
@@ -47,56 +47,6 @@ def tau_betas(steps: int, tau: float) -> Betas:
 
 
 # ---------------------------------------------------------------- networks
-
-
-class NormMLP(nn.Module):
-    """Actor or critic: two hidden layers, each Linear -> LayerNorm -> ELU, then Linear."""
-
-    EPS = 1e-3
-
-    def __init__(self, rng: ReplicaRng, sizes: Sequence[int]) -> None:
-        super().__init__()
-        pairs = itertools.pairwise(sizes)
-        self.layers = Layers(StackedLinear(rng, 1, i, o) for i, o in pairs)
-        self.norms = Layers(StackedNorm(rng, size, self.EPS) for size in sizes[1:-1])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `[R, B, in]` to `[R, B, out]`; float32, as a policy step is 3e-5 per weight."""
-        for layer, norm in zip(self.layers[:-1], self.norms, strict=True):
-            x = F.elu(norm(layer(x)))
-        return cast(Tensor, self.layers[-1](x))
-
-
-class GaussianPolicy(nn.Module):
-    """N(tanh(net(s)), std²), not squashed; std = exp(p) + `min_std` is the same in all states."""
-
-    def __init__(
-        self, rng: ReplicaRng, sizes: Sequence[int], initial_std: float, min_std: float
-    ) -> None:
-        super().__init__()
-        self.net = NormMLP(rng, sizes)
-        shape = (len(rng.generators), 1, sizes[-1])
-        start = math.log(initial_std - min_std)
-        self.raw_std = nn.Parameter(torch.full(shape, start, device=rng.device))
-        self.min_std = min_std
-
-    def forward(self, obs: Tensor) -> Tensor:
-        """Mean actions `[R, B, A]` of `obs` `[R, B, S]`."""
-        return torch.tanh(self.net(obs))
-
-    def std(self) -> Tensor:
-        """Standard deviation `[R, 1, A]`."""
-        return self.raw_std.exp() + self.min_std
-
-    def entropy(self) -> Tensor:
-        """Entropy `[R]`, the same in every state."""
-        return (self.std().log() + 0.5 * math.log(2.0 * math.pi * math.e)).sum((1, 2))
-
-
-def log_prob(action: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Log density of independent Gaussians, summed over the last axis."""
-    z = (action - mean) / std
-    return (-0.5 * z.square() - std.log() - 0.5 * math.log(2.0 * math.pi)).sum(-1)
 
 
 class Denoiser(nn.Module):
@@ -225,11 +175,15 @@ class LoopDenoiser(Weights):
 
 
 class LoopPolicy(Weights):
-    """`GaussianPolicy` between normalised states and normalised actions."""
+    """`NormGaussianPolicy` between normalised states and normalised actions."""
 
     @torch.no_grad()
     def load(
-        self, policy: GaussianPolicy, moments: Moments, guidance: Tensor, dtype: torch.dtype
+        self,
+        policy: NormGaussianPolicy,
+        moments: Normaliser[Tensor],
+        guidance: Tensor,
+        dtype: torch.dtype,
     ) -> None:
         """Take over the weights of `policy`.
 
@@ -310,7 +264,11 @@ class Imagination:
         self.graph = GraphedChain(self.chain)
 
     def load(
-        self, denoiser: Denoiser, policy: GaussianPolicy, moments: Moments, guidance: Tensor
+        self,
+        denoiser: Denoiser,
+        policy: NormGaussianPolicy,
+        moments: Normaliser[Tensor],
+        guidance: Tensor,
     ) -> None:
         """Take over the weights of both networks, the normaliser and lam."""
         self.denoiser.load(denoiser, self.diffusion)

@@ -37,7 +37,8 @@ from torch import Tensor
 from algos.base.agent import Spaces
 from algos.parts.blocks import Rows
 from algos.parts.config import option
-from algos.parts.episodes import EpisodeMemory, Normaliser, end_rows
+from algos.parts.episodes import EpisodeMemory, end_rows
+from algos.parts.normaliser import DriftingMoments, Normaliser
 from algos.parts.optim import adam, step
 from algos.parts.rng import ReplicaRng
 from algos.parts.vision import FRAME, FrameVAE, sample_normal, split_frames
@@ -68,50 +69,6 @@ class PixelPolyGRADConfig(PolyGRADConfig):
     )
 
 
-class LatentMoments(Normaliser):
-    """Mean and standard deviation of latents that drift, as exponential averages.
-
-    Args:
-        width: coordinates.
-        rate: weight of a new batch.
-        device: where the tables live.
-    """
-
-    FLOOR = 0.1  # of the scale, see the module's docstring
-
-    def __init__(self, width: int, rate: float, device: torch.device) -> None:
-        super().__init__(torch.zeros(width, device=device), torch.ones(width, device=device))
-        self.rate = rate
-        # Of values and of their squares; they begin at 0, so `weight` is what they lack of 1.
-        self.average = torch.zeros(2, width, dtype=torch.float64, device=device)
-        self.weight = 0.0
-
-    def add(self, latents: Tensor) -> None:
-        """Take in `latents` `[N, width]`."""
-        latents = latents.double()
-        moments = torch.stack([latents.mean(0), latents.square().mean(0)])
-        self.average.lerp_(moments, self.rate)
-        self.weight += self.rate * (1.0 - self.weight)
-        self._publish()
-
-    def _publish(self) -> None:
-        mean, square = self.average / self.weight
-        self.center = mean.float()
-        variance = (square - mean.square()).clamp(min=self.FLOOR**2)
-        self.scale = variance.sqrt().float()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Averages and their weight."""
-        return {"average": self.average, "weight": self.weight}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore averages and weight."""
-        self.average.copy_(state["average"])
-        self.weight = float(state["weight"])
-        if self.weight:
-            self._publish()
-
-
 class FrameEpisodes:
     """`EpisodeMemory` of pixels: hands out states of latents, keeps each frame once as uint8.
 
@@ -136,7 +93,7 @@ class FrameEpisodes:
         self.steps = EpisodeMemory.of(c, 0, spaces.action_dim, device)
         self.stack = spaces.obs_shape[0] // FRAME
         self.obs_dim = self.stack * c.latent_dim
-        self.latents = LatentMoments(c.latent_dim, c.latent_rate, device)
+        self.latents = DriftingMoments(c.latent_dim, c.latent_rate, device)
         # The oldest step that is kept has older frames in its stack.
         kept = c.replay_capacity + self.stack - 1
         self.frames = Rows((FRAME, *spaces.obs_shape[1:]), np.uint8, kept)
@@ -153,7 +110,7 @@ class FrameEpisodes:
         return min(self.steps.total, self.steps.capacity)
 
     @property
-    def moments(self) -> Normaliser:
+    def moments(self) -> Normaliser[Tensor]:
         """What normalises the rows that `sample` gives."""
         parts = [*[self.latents] * self.stack, self.steps.moments]
         center, scale = (torch.cat([getattr(p, k) for p in parts]) for k in ("center", "scale"))

@@ -11,8 +11,10 @@ import torch
 
 import algos
 from algos.parts.diffusion import Diffusion
-from algos.parts.episodes import EpisodeMemory, Moments
-from algos.parts.imagination import Denoiser, GaussianPolicy, Imagination, log_prob, tau_betas
+from algos.parts.episodes import EpisodeMemory
+from algos.parts.gaussian_policy import NormGaussianPolicy, log_prob
+from algos.parts.imagination import Denoiser, Imagination, tau_betas
+from algos.parts.normaliser import BatchMoments
 from algos.parts.rng import ReplicaRng
 from algos.polygrad import MAX_TRIALS, Windows, lambda_advantages, standardise
 from tests.helpers.updates import Drift, drive, make_small, same, snapshot, transition, weights
@@ -257,8 +259,8 @@ class LinearPolicy:
 
     GAIN, STD = -0.5, 0.5
 
-    def __init__(self, lam: float, moments: Moments | None = None) -> None:
-        self.moments = moments or Moments(4, CPU)  # without data these change nothing
+    def __init__(self, lam: float, moments: BatchMoments | None = None) -> None:
+        self.moments = moments or BatchMoments(4, CPU)  # without data these change nothing
         self.spread = self.STD / self.moments.scale[-1:]
         self.pull = torch.tensor([lam / self.STD**2])
 
@@ -681,7 +683,7 @@ def test_gradients_of_mean_and_critic_are_clipped_and_those_of_std_are_not() -> 
 
 def test_policy_is_a_plain_gaussian_of_the_given_std() -> None:
     rng = ReplicaRng([0], CPU)
-    policy = GaussianPolicy(rng, [3, 8, 8, 2], 1.0, 0.1)
+    policy = NormGaussianPolicy(rng, [3, 8, 8, 2], 1.0)
     torch.testing.assert_close(policy.std(), torch.ones(1, 1, 2))
     with torch.no_grad():
         policy.raw_std.fill_(-50.0)
