@@ -43,6 +43,7 @@ from torch import Tensor
 
 from algos.base.agent import Agent, Array, Spaces, Transition
 from algos.base.offpolicy import Counters
+from algos.parts.advantages import discounted_sum, standardise
 from algos.parts.config import AgentConfig, OptionError, option
 from algos.parts.gaussian_policy import TanhGaussianPolicy, set_gains
 from algos.parts.networks import MLP, orthogonal_init
@@ -292,21 +293,6 @@ class PPO(Agent):
 
 
 # ---------------------------------------------------------------- losses
-
-
-def discounted_sum(delta: Tensor, carry: Tensor) -> Tensor:
-    """A_t = delta_t + carry_t A_{t+1} with A_T = 0, from `[R, T]` each."""
-    total, sums = torch.zeros_like(delta[:, 0]), []
-    pairs = zip(delta.unbind(1), carry.unbind(1), strict=True)
-    for now, share in reversed(list(pairs)):
-        total = torch.addcmul(now, share, total)
-        sums.append(total)
-    return torch.stack(sums[::-1], dim=1)
-
-
-def standardise(x: Tensor) -> Tensor:
-    """`x` `[R, B]` with mean 0 and sample standard deviation 1 in every replica."""
-    return (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-8)
 
 
 def surrogate(objective: str, ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:

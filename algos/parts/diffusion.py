@@ -38,6 +38,17 @@ def vp_betas(steps: int, low: float = 0.1, high: float = 10.0) -> Betas:
     return 1.0 - alpha
 
 
+def tau_betas(steps: int, tau: float) -> Betas:
+    """Return betas of G = (g(u) - g(1)) / (g(0) - g(1)), g(u) = cos(pi u / 2)^(2 tau), up to 0.999.
+
+    Chen 2023, "On the Importance of Noise Scheduling for Diffusion Models" (arXiv
+    2301.10972). A small tau keeps the signal until the last few steps.
+    """
+    g = np.cos(0.5 * math.pi * np.arange(steps + 1) / steps) ** (2.0 * tau)
+    signal = (g - g[-1]) / (g[0] - g[-1])
+    return np.clip(1.0 - signal[1:] / signal[:-1], 0.0, 0.999)
+
+
 SCHEDULES: dict[str, Callable[[int], Betas]] = {
     "cosine": cosine_betas,
     "linear": linear_betas,

@@ -23,7 +23,7 @@ class EpisodeMemory:
     """A ring of steps of one replica, with an index of the windows that may be drawn.
 
     A window may begin at steps 0 to min(L - 1, P - H) - 1 of an episode of L steps, and
-    all such steps of all episodes are equally likely. P is `max_path_length`, but L for
+    all such steps of all episodes are equally likely. P is `MAX_PATH_LENGTH`, but L for
     an episode cut by a time limit: its windows then end inside it. A window that runs
     past the end of a terminated episode repeats the last observation and action, with
     reward 0 and terminal 1.
@@ -39,8 +39,9 @@ class EpisodeMemory:
         device: where the rows live.
         zero_padding: let windows run past a time limit as well, P as for other episodes,
             and fill them with zeros (a fault of the code for tasks shorter than P).
-        max_path_length: P.
     """
+
+    MAX_PATH_LENGTH = 1000  # P, the longest episode that the code knows
 
     def __init__(
         self,
@@ -50,10 +51,9 @@ class EpisodeMemory:
         horizon: int,
         device: torch.device,
         zero_padding: bool = False,
-        max_path_length: int = 1000,
     ) -> None:
         self.obs_dim, self.horizon, self.capacity = obs_dim, horizon, capacity
-        self.zero_padding, self.max_path_length = zero_padding, max_path_length
+        self.zero_padding = zero_padding
         self.ring = Ring(1, capacity, obs_dim + 2 + action_dim, device)
         self.rows = self.ring.rows[0]
         self.moments = BatchMoments(self.rows.shape[1], device)
@@ -68,10 +68,9 @@ class EpisodeMemory:
 
     @classmethod
     def of(cls, config: Any, obs_dim: int, action_dim: int, device: torch.device) -> EpisodeMemory:
-        """The memory that the options of PolyGRAD say."""
-        c, zeros = config, config.truncated_padding == "zeros"
-        sizes = (obs_dim, action_dim, c.replay_capacity, c.horizon)
-        return cls(*sizes, device, zeros, c.max_path_length)
+        """Make the memory that the options of PolyGRAD say."""
+        sizes = (obs_dim, action_dim, config.replay_capacity, config.horizon)
+        return cls(*sizes, device, config.truncated_padding == "zeros")
 
     def __len__(self) -> int:
         """Windows that can be drawn."""
@@ -111,7 +110,7 @@ class EpisodeMemory:
     def _end_episode(self, terminated: bool) -> None:
         length = self.total - self.episode
         inside = not (terminated or self.zero_padding)
-        limit = length if inside else self.max_path_length
+        limit = length if inside else self.MAX_PATH_LENGTH
         stop = self.episode + min(length - 1, limit - self.horizon)
         stored = max(self.episode, self.total - self.capacity)
         self._open(torch.arange(stored, max(stored, stop)), self.total - 1)
@@ -134,7 +133,7 @@ class EpisodeMemory:
         return end_rows(self.rows[step % self.capacity], past, self.obs_dim)
 
     def start_states(self, count: int, rng: ReplicaRng) -> Tensor:
-        """First observations of `count` windows drawn uniformly, `[1, count, S]`."""
+        """Return the first observations of `count` windows drawn uniformly, `[1, count, S]`."""
         return self.rows[self.start_steps(count, rng) % self.capacity][..., : self.obs_dim]
 
     def windows(self, count: int, rng: ReplicaRng) -> tuple[Tensor, Tensor]:
@@ -150,14 +149,14 @@ class EpisodeMemory:
         return torch.minimum(step, end), step > end
 
     def start_steps(self, count: int, rng: ReplicaRng) -> Tensor:
-        """First steps `[1, count]` of `count` windows drawn uniformly."""
+        """Return the first steps `[1, count]` of `count` windows drawn uniformly."""
         return self.starts[self._draw(count, rng)]
 
     def _draw(self, count: int, rng: ReplicaRng) -> Tensor:
         return (self.first + rng.integers(len(self), count)) % self.capacity
 
     def state_dict(self) -> dict[str, Any]:
-        """Rows, windows that can be drawn, moments, and where the running episode began.
+        """Return rows, windows that can be drawn, moments, and where the running episode began.
 
         The windows of one episode begin at consecutive steps, so they are told by the first of
         them, their number, and the last step of the episode: `[E]` each for E episodes.
@@ -187,7 +186,7 @@ class EpisodeMemory:
 
 
 def end_rows(rows: Tensor, past: Tensor, obs_dim: int) -> Tensor:
-    """Windows that run past the end of their episode.
+    """Fill windows that run past the end of their episode.
 
     Past the end stands the last row again: as it is where the task ended, but for the
     reward, and times its terminal flag, 0, where a time limit cut the episode.

@@ -224,7 +224,6 @@ def test_imagined_frames_move_as_the_actions_say() -> None:
         "denoiser_updates": 600,
         "denoiser_learning_rate": 1e-3,
         "batch_size": 64,
-        "ema_every": 1,
         "guidance_scale": 0.05,
         "precision": "float32",
         "random_steps": 0,
