@@ -176,13 +176,13 @@ class Slider:
     """A bright stripe that an action moves by two pixels; its place is the reward.
 
     Args:
-        side: of the picture.
+        side: of the image.
     """
 
     def __init__(self, side: int) -> None:
         self.low, self.high, self.side = 3.0, side - 4.0, side
 
-    def picture(self, place: float) -> np.ndarray:
+    def image(self, place: float) -> np.ndarray:
         stripe = np.exp(-0.125 * np.square(np.arange(self.side) - place))
         image = (40.0 + 180.0 * stripe).astype(np.uint8)
         return np.broadcast_to(image, (3, self.side, self.side))
@@ -196,11 +196,11 @@ class Slider:
         for k in range(steps):
             if k % 12 == 0:
                 place = rng.uniform(self.low, self.high)
-                obs = np.concatenate([self.picture(place)] * 2)
+                obs = np.concatenate([self.image(place)] * 2)
             places.append(place)
             action = rng.uniform(-1.0, 1.0, (1, 1)).astype(np.float32)
             place = float(self.move(place, action[0, 0]))
-            next_obs = np.concatenate([obs[3:], self.picture(place)])
+            next_obs = np.concatenate([obs[3:], self.image(place)])
             end, cut = np.zeros(1, bool), np.array([k % 12 == 11])
             reward = np.array([place], np.float32)
             agent.observe(Transition(obs[None], action, reward, next_obs[None], end, cut))
