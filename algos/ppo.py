@@ -105,7 +105,7 @@ class PPOConfig(AgentConfig):
     )
 
     def __post_init__(self) -> None:
-        """Minibatches are of one size, so that every transition weighs the same."""
+        """Check that minibatches are of one size, so that every transition weighs the same."""
         if self.batch_size < self.rollout_steps and self.rollout_steps % self.batch_size:
             raise OptionError(
                 f"option batch_size={self.batch_size}: rollout_steps={self.rollout_steps} is no "
@@ -189,7 +189,7 @@ class PPO(Agent):
         return super().act(self.normaliser.obs(obs.reshape(*obs.shape[:2], -1)), explore)
 
     def policy(self, obs: Tensor, explore: bool, rng: ReplicaRng) -> Tensor:
-        """A sample while exploring, the mean in evaluation."""
+        """Return a sample while exploring, the mean in evaluation."""
         mean, log_std = self.actor(obs)
         if not explore:
             return mean
@@ -211,7 +211,7 @@ class PPO(Agent):
         self.counters.steps += 1
 
     def update(self) -> dict[str, Tensor]:
-        """Nothing until the rollout is full, then all epochs; metrics are means over them."""
+        """Do nothing until the rollout is full, then all epochs; metrics are means over them."""
         if not self.rollout.full:
             return {}
         self.counters.updates += 1
@@ -221,7 +221,7 @@ class PPO(Agent):
         return {name: torch.stack([m[name] for m in metrics]).mean(0) for name in metrics[0]}
 
     def minibatches(self, rows: Tensor) -> Iterator[Minibatch]:
-        """All rows `[R, T, W]` of `prepare` in a new random order in every epoch."""
+        """Yield all rows `[R, T, W]` of `prepare` in a new random order in every epoch."""
         widths = (self.obs_dim, self.spaces.action_dim, 1, 1, 1, 1)
         for _ in range(self.config.epochs):
             order = self.rng.uniform(rows.shape[1]).argsort(dim=-1, stable=True)
@@ -255,7 +255,7 @@ class PPO(Agent):
         return torch.cat([rollout.obs, rollout.action, columns], dim=-1)
 
     def learn(self, batch: Minibatch) -> dict[str, Tensor]:
-        """One step on a minibatch (eq. 9); returns metrics `[R]`."""
+        """Do one step on a minibatch (eq. 9); return metrics `[R]`."""
         c = self.config
         log_ratio = self.actor.log_prob(batch.obs, batch.action) - batch.log_prob[..., 0]
         ratio = log_ratio.exp()
@@ -296,7 +296,7 @@ class PPO(Agent):
 
 
 def surrogate(objective: str, ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
-    """What the policy maximises, element by element.
+    """Return what the policy maximises, element by element.
 
     Args:
         objective: `clip` is PPO's eq. 7; `spo` has its optimum at ratio 1 + clip sign(A)
@@ -311,6 +311,6 @@ def surrogate(objective: str, ratio: Tensor, advantage: Tensor, clip: float) -> 
 
 
 def value_error(value: Tensor, old: Tensor, target: Tensor, clip: float) -> Tensor:
-    """Squared error to `target`, the larger of V and of V kept within `clip` of `old`."""
+    """Return the squared error to `target`, the larger of V's and of V's within `clip` of `old`."""
     near = old + (value - old).clamp(-clip, clip)
     return torch.maximum((value - target).square(), (near - target).square())
