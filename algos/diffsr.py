@@ -42,14 +42,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.parts.config import option
 from algos.parts.diffusion import beta_cdf_alpha_bar
 from algos.parts.heads import GaussianActor, Temperature, epsilon_greedy
-from algos.parts.layers import MLP, StackedLinear, orthogonal_init, repeat_replicas
+from algos.parts.layers import MLP, orthogonal_init
 from algos.parts.optim import (
     adam,
     bellman_target,
@@ -61,6 +60,7 @@ from algos.parts.optim import (
 )
 from algos.parts.replay import Batch
 from algos.parts.rng import ReplicaRng
+from algos.parts.spectral import SpectralHead, Zeta
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,85 +117,6 @@ class DiffSRConfig(OffPolicyConfig):
         0.01, "chance of a uniform random action while exploring (code)", low=0.0, high=1.0
     )
     target_every: int = option(2, "steps between updates of the target critic (code)", low=1)
-
-
-def contract(psi: Tensor, h: Tensor, out: StackedLinear) -> Tensor:
-    """psiᵀ zeta `[R, B, S]` float32, for zeta = W h + b of `[S, feature_dim]`.
-
-    W holds nearly all weights of Diff-SR, and its three products (score, and the gradients
-    of W and of h) nearly all of the arithmetic. So zeta is contracted with psi at once, and
-    the bias, which contracts to a small product with psi, stays out of them.
-
-    Args:
-        psi: `[R, B, feature_dim]` in the type of the large products.
-        h: `[R, B, hidden]` of that type.
-        out: W and b, to `S * feature_dim` outputs.
-    """
-    features = psi.shape[-1]
-    zeta = torch.bmm(h, out.weight.to(h.dtype)).view(h.shape[0] * h.shape[1], -1, features)
-    from_weight = torch.bmm(zeta, psi.flatten(0, 1).unsqueeze(-1)).view(*h.shape[:2], -1)
-    bias = out.bias.to(h.dtype).view(psi.shape[0], -1, features)
-    return (from_weight + torch.bmm(psi, bias.transpose(1, 2))).float()
-
-
-class Zeta(nn.Module):
-    """zeta(x, level) = W elu(V [x, level]): one `[feature_dim]` vector per state coordinate."""
-
-    def __init__(
-        self, rng: ReplicaRng, obs_dim: int, hidden: int, feature_dim: int, dtype: torch.dtype
-    ) -> None:
-        super().__init__()
-        self.hidden = StackedLinear(rng, 1, obs_dim + 1, hidden)
-        self.out = StackedLinear(rng, 1, hidden, obs_dim * feature_dim)
-        self.dtype = dtype
-
-    def score(self, psi: Tensor, x: Tensor, level: Tensor) -> Tensor:
-        """psiᵀ zeta(x, level), `[R, B, S]` float32.
-
-        Args:
-            psi: `[R, B, feature_dim]` in the type of the large products.
-            x: noisy next states `[R, B, S]`.
-            level: `[R, B, 1]`.
-        """
-        h = F.elu(self.hidden(torch.cat([x, level], dim=-1), self.dtype))
-        return contract(psi, h, self.out)
-
-
-class SpectralHead(nn.Module):
-    """Scalars per replica from the features: Linear -> sin -> Linear -> ELU -> Linear.
-
-    Args:
-        rng: where initial weights come from.
-        copies: scalars per replica, each with weights of its own; 2 for the twin critic.
-        feature_dim: size of psi.
-        hidden: width of the layers.
-        dtype: arithmetic of the large products.
-        norm: `layer` normalises psi first, `none` does not.
-    """
-
-    def __init__(
-        self,
-        rng: ReplicaRng,
-        copies: int,
-        feature_dim: int,
-        hidden: int,
-        dtype: torch.dtype,
-        norm: str = "none",
-    ) -> None:
-        super().__init__()
-        self.first = StackedLinear(rng, copies, feature_dim, hidden)
-        self.second = StackedLinear(rng, copies, hidden, hidden)
-        self.out = StackedLinear(rng, copies, hidden, 1)
-        self.copies, self.dtype, self.norm = copies, dtype, norm
-
-    def forward(self, psi: Tensor, frozen: bool = False) -> Tensor:
-        """Scalars `[R, copies, B]` of features `[R, B, feature_dim]`."""
-        if self.norm == "layer":
-            psi = F.layer_norm(psi.float(), psi.shape[-1:])
-        x = repeat_replicas(psi, self.copies)
-        x = torch.sin(self.first(x, self.dtype, frozen))
-        x = F.elu(self.second(x, self.dtype, frozen))
-        return self.out(x, torch.float32, frozen).view(psi.shape[0], self.copies, -1)
 
 
 class DiffSR(OffPolicyAgent):

@@ -20,7 +20,7 @@ s_{t+1} is the state that followed, never that of a new episode: a time limit bo
 
 Defaults are those of CleanRL's `ppo_continuous_action.py`, vwxyzjn/cleanrl fe8d8a03, one
 environment. It takes a time limit for the end of the task: preset `cleanrl`. Its wrappers
-that normalise observations and rewards are part of the agent here (`Normaliser`).
+that normalise observations and rewards are part of the agent here (`TransitionNormaliser`).
 
 Preset `released` is the PPO of the DIPO and QVPO papers, of which no code is public: the
 numbers of the README of BellmanTimeHut/DIPO c6d8d1b. Preset `spo` is Simple Policy
@@ -28,10 +28,7 @@ Optimization (Xie et al. 2025, ICML), MyRepositories-hub/Simple-Policy-Optimizat
 `mujoco/main.py`, where eight environments fill the rollout of 2048 steps that one fills here.
 
 The policy is a Gaussian over the whole line. The environment gets its sample clamped to
-[-1, 1]; ratios are of the sample itself, as CleanRL has it. `observe` is told the clamped
-action, so the last sample of `act` waits in the agent. It is never part of the state:
-checkpoints are taken before `act`, and an action that is not the clamped sample (data from
-elsewhere) is taken as it is.
+[-1, 1]; ratios are of the sample itself, as CleanRL has it (`DrawnAction`).
 """
 
 from __future__ import annotations
@@ -39,18 +36,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from algos.base.agent import Agent
 from algos.base.offpolicy import Counters
+from algos.parts.advantages import discounted_sum, standardise
 from algos.parts.config import AgentConfig, OptionError, option
+from algos.parts.gaussian_policy import TanhGaussianPolicy, set_gains
 from algos.parts.layers import MLP, orthogonal_init
+from algos.parts.normaliser import TransitionNormaliser
 from algos.parts.optim import adam, per_replica_mean, step
 from algos.parts.rng import ReplicaRng
+from algos.parts.rollout import DrawnAction, Rollout, RolloutSteps
 from algos.parts.types import Array, Spaces, Transition
 
 # Hidden layers of the policy in SPO's code; its critic has the usual two.
@@ -106,7 +106,7 @@ class PPOConfig(AgentConfig):
     )
 
     def __post_init__(self) -> None:
-        """Minibatches are of one size, so that every transition weighs the same."""
+        """Check that minibatches are of one size, so that every transition weighs the same."""
         if self.batch_size < self.rollout_steps and self.rollout_steps % self.batch_size:
             raise OptionError(
                 f"option batch_size={self.batch_size}: rollout_steps={self.rollout_steps} is no "
@@ -173,28 +173,30 @@ class PPO(Agent):
         c, obs_dim, action_dim = self.config, self.obs_dim, spaces.action_dim
         dtype, two = self.dtype, [c.hidden] * 2
         layers = DEEP if c.deep_policy else two
-        self.actor = GaussianPolicy(self.rng, [obs_dim, *layers, action_dim], dtype)
+        self.actor = TanhGaussianPolicy(self.rng, [obs_dim, *layers, action_dim], dtype)
         self.critic = MLP(self.rng, 1, [obs_dim, *two, 1], "tanh", dtype, orthogonal_init)
         set_gains(self.critic, last=1.0)
         # One optimiser, since the gradient norm is that of both networks together.
         weights = [*self.actor.parameters(), *self.critic.parameters()]
         self.optimizer = adam(weights, c.learning_rate, c.adam_epsilon)
-        self.normaliser = Normaliser(self.replicas, obs_dim, c)
+        self.normaliser = TransitionNormaliser(
+            self.replicas, obs_dim, c.discount, c.normalise_observations, c.normalise_rewards
+        )
         self.rollout = Rollout(self.replicas, obs_dim, action_dim, c.rollout_steps)
         self.counters = Counters()
-        self.sample: Array | None = None
+        self.drawn = DrawnAction()
 
     def act(self, obs: Array, explore: bool) -> Array:
         """See `Agent.act`; evaluation reads the running statistics and leaves them alone."""
         return super().act(self.normaliser.obs(obs.reshape(*obs.shape[:2], -1)), explore)
 
     def policy(self, obs: Tensor, explore: bool, rng: ReplicaRng) -> Tensor:
-        """A sample while exploring, the mean in evaluation."""
+        """Return a sample while exploring, the mean in evaluation."""
         mean, log_std = self.actor(obs)
         if not explore:
             return mean
         sample = mean + log_std.exp() * rng.normal(*mean.shape[1:])
-        self.sample = sample.to("cpu", copy=True).numpy()
+        self.drawn.keep(sample)
         return sample
 
     def observe(self, transition: Transition) -> None:
@@ -202,25 +204,16 @@ class PPO(Agent):
         t, replicas = transition, self.replicas
         ends = t.terminated | t.truncated
         terminal = ends if self.config.time_limit_terminal else t.terminated
-        raw = t.obs.reshape(replicas, -1)
+        raw, raw_next = (x.reshape(replicas, 1, -1) for x in (t.obs, t.next_obs))
         obs = self.normaliser.obs(raw)
         # An observation enters the statistics after it was acted on: `act` leaves them alone.
-        self.normaliser.see(raw, t.reward, ends)
-        next_obs = self.normaliser.obs(t.next_obs.reshape(replicas, -1))
-        reward = self.normaliser.reward(t.reward)
-        self.rollout.add(obs, self._unclamped(t.action), next_obs, reward, ~terminal, ~ends)
+        self.normaliser.add(raw[:, 0], t.reward, ends)
+        next_obs, reward = self.normaliser.obs(raw_next), self.normaliser.reward(t.reward)
+        self.rollout.add(obs, self.drawn.of(t.action), next_obs, reward, ~terminal, ~ends)
         self.counters.steps += 1
 
-    def _unclamped(self, action: Array) -> Array:
-        """Each replica's last sample if its `action` is what became of it, else that; `[R, A]`."""
-        if self.sample is None or self.sample.shape[1] != 1:
-            return action
-        sample = self.sample[:, 0]
-        became = (sample.clip(-1.0, 1.0) == action).all(-1, keepdims=True)
-        return np.where(became, sample, action)
-
     def update(self) -> dict[str, Tensor]:
-        """Nothing until the rollout is full, then all epochs; metrics are means over them."""
+        """Do nothing until the rollout is full, then all epochs; metrics are means over them."""
         if not self.rollout.full:
             return {}
         self.counters.updates += 1
@@ -230,7 +223,7 @@ class PPO(Agent):
         return {name: torch.stack([m[name] for m in metrics]).mean(0) for name in metrics[0]}
 
     def minibatches(self, rows: Tensor) -> Iterator[Minibatch]:
-        """All rows `[R, T, W]` of `prepare` in a new random order in every epoch."""
+        """Yield all rows `[R, T, W]` of `prepare` in a new random order in every epoch."""
         widths = (self.obs_dim, self.spaces.action_dim, 1, 1, 1, 1)
         for _ in range(self.config.epochs):
             order = self.rng.uniform(rows.shape[1]).argsort(dim=-1, stable=True)
@@ -246,7 +239,7 @@ class PPO(Agent):
             group["lr"] = c.learning_rate * max(0.0, 1.0 - done)
 
     @torch.no_grad()
-    def prepare(self, rollout: Rows) -> Tensor:
+    def prepare(self, rollout: RolloutSteps) -> Tensor:
         """Add old log-probabilities, values, advantages and returns to a full rollout.
 
         The policy has not changed since the first of its steps, so all its
@@ -264,7 +257,7 @@ class PPO(Agent):
         return torch.cat([rollout.obs, rollout.action, columns], dim=-1)
 
     def learn(self, batch: Minibatch) -> dict[str, Tensor]:
-        """One step on a minibatch (eq. 9); returns metrics `[R]`."""
+        """Do one step on a minibatch (eq. 9); return metrics `[R]`."""
         c = self.config
         log_ratio = self.actor.log_prob(batch.obs, batch.action) - batch.log_prob[..., 0]
         ratio = log_ratio.exp()
@@ -293,23 +286,8 @@ class PPO(Agent):
 # ---------------------------------------------------------------- losses
 
 
-def discounted_sum(delta: Tensor, carry: Tensor) -> Tensor:
-    """A_t = delta_t + carry_t A_{t+1} with A_T = 0, from `[R, T]` each."""
-    total, sums = torch.zeros_like(delta[:, 0]), []
-    pairs = zip(delta.unbind(1), carry.unbind(1), strict=True)
-    for now, share in reversed(list(pairs)):
-        total = torch.addcmul(now, share, total)
-        sums.append(total)
-    return torch.stack(sums[::-1], dim=1)
-
-
-def standardise(x: Tensor) -> Tensor:
-    """`x` `[R, B]` with mean 0 and sample standard deviation 1 in every replica."""
-    return (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-8)
-
-
 def surrogate(objective: str, ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
-    """What the policy maximises, element by element.
+    """Return what the policy maximises, element by element.
 
     Args:
         objective: `clip` is PPO's eq. 7; `spo` has its optimum at ratio 1 + clip sign(A)
@@ -324,199 +302,6 @@ def surrogate(objective: str, ratio: Tensor, advantage: Tensor, clip: float) -> 
 
 
 def value_error(value: Tensor, old: Tensor, target: Tensor, clip: float) -> Tensor:
-    """Squared error to `target`, the larger of V and of V kept within `clip` of `old`."""
+    """Return the squared error to `target`, the larger of V's and of V's within `clip` of `old`."""
     near = old + (value - old).clamp(-clip, clip)
     return torch.maximum((value - target).square(), (near - target).square())
-
-
-# ---------------------------------------------------------------- policy
-
-
-def set_gains(net: MLP, last: float) -> None:
-    """Scale orthogonal layers: sqrt(2) before a tanh, `last` at the output (CleanRL)."""
-    gains = [math.sqrt(2.0)] * (len(net.layers) - 1) + [last]
-    with torch.no_grad():
-        for index, gain in enumerate(gains):
-            net.layers[index].weight.mul_(gain)
-
-
-class GaussianPolicy(nn.Module):
-    """Gaussian whose mean is a tanh network and whose log std does not depend on the state.
-
-    Args:
-        rng: where initial weights come from.
-        sizes: observation, hidden layers, action.
-        dtype: arithmetic of the hidden layers.
-    """
-
-    def __init__(self, rng: ReplicaRng, sizes: Sequence[int], dtype: torch.dtype) -> None:
-        super().__init__()
-        self.net = MLP(rng, 1, sizes, "tanh", dtype, orthogonal_init)
-        # Mean actions start near 0, so that the first samples spread evenly over the box.
-        set_gains(self.net, last=0.01)
-        replicas = len(rng.generators)
-        self.log_std = nn.Parameter(torch.zeros(replicas, 1, sizes[-1], device=rng.device))
-
-    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean `[R, B, A]` and log std `[R, 1, A]`."""
-        return self.net(obs), self.log_std
-
-    def log_prob(self, obs: Tensor, action: Tensor) -> Tensor:
-        """Log pi(a|s) `[R, B]` of unclamped actions `[R, B, A]`."""
-        z = (action - self.net(obs)) * (-self.log_std).exp()
-        return (-0.5 * z.square() - self.log_std - 0.5 * math.log(2.0 * math.pi)).sum(-1)
-
-    def entropy(self) -> Tensor:
-        """Differential entropy `[R]`, the same in every state."""
-        return (self.log_std + 0.5 * math.log(2.0 * math.pi * math.e)).sum((1, 2))
-
-
-# ---------------------------------------------------------------- memory
-
-
-class Rows(NamedTuple):
-    """A full rollout in order of time; `[R, T, S]`, `[R, T, A]` and `[R, T]`.
-
-    Attributes:
-        obs: normalised, as it was acted on.
-        action: before clamping.
-        next_obs: normalised, what followed in the same episode.
-        reward: normalised.
-        not_terminal: 0 where nothing follows, else 1.
-        not_ended: 0 where the episode ended, for whatever reason, else 1.
-    """
-
-    obs: Tensor
-    action: Tensor
-    next_obs: Tensor
-    reward: Tensor
-    not_terminal: Tensor
-    not_ended: Tensor
-
-
-class Rollout:
-    """The steps since the last learning, on the host until they are taken.
-
-    Args:
-        replicas: R.
-        obs_dim: S.
-        action_dim: A.
-        length: T, steps of a full rollout.
-    """
-
-    def __init__(self, replicas: int, obs_dim: int, action_dim: int, length: int) -> None:
-        self.widths = (obs_dim, action_dim, obs_dim, 1, 1, 1)
-        self.rows = np.zeros((replicas, length, sum(self.widths)), np.float32)
-        self.filled = 0
-
-    @property
-    def full(self) -> bool:
-        """Whether there is a whole rollout to learn from."""
-        return self.filled == self.rows.shape[1]
-
-    def add(self, *columns: Array) -> None:
-        """Store one step of every replica, columns in the order of `Rows`.
-
-        A full rollout that nobody took is dropped: its policy is not the present one.
-        """
-        if self.full:
-            self.filled = 0
-        replicas = self.rows.shape[0]
-        self.rows[:, self.filled] = np.concatenate(
-            [column.reshape(replicas, -1) for column in columns], axis=1
-        )
-        self.filled += 1
-
-    def take(self, device: torch.device) -> Rows:
-        """The whole rollout on `device`; the next `add` begins another."""
-        self.filled = 0
-        rows = torch.tensor(self.rows, device=device)
-        obs, action, next_obs, *flat = rows.split(self.widths, dim=-1)
-        return Rows(obs, action, next_obs, *(column[..., 0] for column in flat))
-
-    def state_dict(self) -> dict[str, Any]:
-        """All rows, so that its size is known from the start, and how many are filled."""
-        return {"rows": torch.from_numpy(self.rows), "filled": self.filled}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore exactly."""
-        self.rows[...] = state["rows"].numpy()
-        self.filled = int(state["filled"])
-
-
-class Moments:
-    """Running mean and variance of every replica's own samples, float64.
-
-    They start as in Gymnasium, at mean 0 and variance 1 with the weight of 1e-4 samples.
-    """
-
-    def __init__(self, replicas: int, size: int) -> None:
-        self.mean = np.zeros((replicas, size))
-        self.var = np.ones((replicas, size))
-        self.count = 1e-4
-
-    def see(self, x: Array) -> None:
-        """Take in one sample per replica, `[R, size]`."""
-        total = self.count + 1.0
-        gap = x - self.mean
-        self.mean = self.mean + gap / total
-        self.var = (self.var + gap**2 / total) * (self.count / total)
-        self.count = total
-
-    def std(self) -> Array:
-        """Standard deviation `[R, size]`, never 0."""
-        return np.sqrt(self.var + 1e-8)
-
-
-class Normaliser:
-    """Gymnasium's NormalizeObservation and NormalizeReward, inside the agent.
-
-    Args:
-        replicas: R.
-        obs_dim: S.
-        config: its `normalise_observations`, `normalise_rewards` and `discount`.
-    """
-
-    LIMIT = 10.0
-
-    def __init__(self, replicas: int, obs_dim: int, config: PPOConfig) -> None:
-        self.config = config
-        self.observations = Moments(replicas, obs_dim)
-        self.returns = Moments(replicas, 1)
-        self.running = np.zeros((replicas, 1))  # discounted return of the present episode
-
-    def see(self, obs: Array, reward: Array, ends: Array) -> None:
-        """Take in one step: `obs` `[R, S]`, `reward` and `ends` `[R]`."""
-        self.observations.see(obs)
-        self.running = self.config.discount * self.running + reward[:, None]
-        self.returns.see(self.running)
-        self.running = self.running * ~ends[:, None]
-
-    def obs(self, obs: Array) -> Array:
-        """Normalised observations, float32, of `[R, S]` or `[R, N, S]`."""
-        if not self.config.normalise_observations:
-            return obs
-        shape = (obs.shape[0], *[1] * (obs.ndim - 2), obs.shape[-1])
-        mean, std = (x.reshape(shape) for x in (self.observations.mean, self.observations.std()))
-        return ((obs - mean) / std).clip(-self.LIMIT, self.LIMIT).astype(np.float32)
-
-    def reward(self, reward: Array) -> Array:
-        """Rewards `[R]` in units of the return's standard deviation; their mean stays."""
-        if not self.config.normalise_rewards:
-            return reward
-        return (reward / self.returns.std()[:, 0]).clip(-self.LIMIT, self.LIMIT)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Both moments and the running return."""
-        parts = {"observations": self.observations, "returns": self.returns}
-        moments = {
-            name: {"mean": part.mean, "var": part.var, "count": part.count}
-            for name, part in parts.items()
-        }
-        return moments | {"running": self.running}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore exactly."""
-        for name in ("observations", "returns"):
-            vars(getattr(self, name)).update(state[name])
-        self.running = state["running"]

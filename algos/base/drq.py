@@ -18,8 +18,9 @@ from algos.base.offpolicy import OffPolicyAgent, OffPolicyConfig
 from algos.parts.config import option
 from algos.parts.frames import FrameReplay
 from algos.parts.layers import MLP, orthogonal_init
+from algos.parts.replay import Batch
 from algos.parts.rng import ReplicaRng
-from algos.parts.vision import Trunk
+from algos.parts.vision import Trunk, random_shift
 
 EDGE = 1e-6  # distance that noisy actions keep from the bounds (code)
 
@@ -116,3 +117,19 @@ class DrQAgent(OffPolicyAgent):
         action = mean + noise.clamp_(-clip, clip)
         cut = action.detach().clamp(-1.0 + EDGE, 1.0 - EDGE) - action.detach()
         return action + cut
+
+    def draw(self) -> tuple[Batch, Tensor]:
+        """Draw a batch whose stacks are shifted at random, and the frames one step on as they are.
+
+        Returns:
+            The batch, of n steps, and uint8 frames `[R, B, 3, H, W]`.
+        """
+        index = self.replay.draw(self.config.batch_size, self.rng)
+        batch = self.replay.batch(index)
+        shifted = {k: random_shift(getattr(batch, k), self.rng) for k in ("obs", "next_obs")}
+        return batch._replace(**shifted), self.replay.frames(index, 1)
+
+    def actor_metrics(self, loss: Tensor) -> dict[str, Tensor]:
+        """Return what is logged of an actor's loss `[R]`."""
+        std = torch.full_like(loss.detach(), self.noise_std())
+        return {"actor_loss": loss.detach(), "noise_std": std}

@@ -8,6 +8,7 @@ tensor that is written in place, or in the `phase` of an update.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from functools import cache
@@ -145,3 +146,43 @@ class CapturedUpdate:
             return False
         self.graphs[phase] = graph
         return True
+
+
+class CapturedFunction:
+    """A function of tensors captured as a CUDA graph, for one shape of its inputs at a time.
+
+    Without a graph (none could be captured) it runs the function as it is, and says so once.
+
+    Args:
+        function: from tensors to two tensors; it draws no random numbers.
+        work: what it does, for the warning.
+    """
+
+    def __init__(self, function: Callable[..., tuple[Tensor, Tensor]], work: str) -> None:
+        self.function, self.work = function, work
+        self.inputs: list[Tensor] = []
+        self.graph: Graph[tuple[Tensor, Tensor]] | None = None
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the function's result for these inputs."""
+        if [v.shape for v in self.inputs] != [v.shape for v in inputs]:
+            self._capture(inputs)
+        if self.graph is None:
+            return self.function(*inputs)
+        for place, value in zip(self.inputs, inputs, strict=True):
+            place.copy_(value)
+        x, a = self.graph.replay()
+        return x.clone(), a.clone()
+
+    def _capture(self, inputs: Sequence[Tensor]) -> None:
+        self.inputs, self.graph = [value.clone() for value in inputs], None
+
+        def run() -> tuple[Tensor, Tensor]:
+            return self.function(*self.inputs)
+
+        device = inputs[0].device
+        try:
+            run_aside(run, device)
+            self.graph = Graph(run, device)
+        except RuntimeError as error:
+            warnings.warn(f"{self.work} without a CUDA graph: {reason_of(error)}", stacklevel=2)

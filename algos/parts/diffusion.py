@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from scipy.special import betainc
 from torch import Tensor
 
+from algos.parts.rng import ReplicaRng
+
 Betas = NDArray[np.float64]
 
 
@@ -36,6 +38,17 @@ def vp_betas(steps: int, low: float = 0.1, high: float = 10.0) -> Betas:
     t = np.arange(1, steps + 1)
     alpha = np.exp(-low / steps - 0.5 * (high - low) * (2 * t - 1) / steps**2)
     return 1.0 - alpha
+
+
+def tau_betas(steps: int, tau: float) -> Betas:
+    """Return betas of G = (g(u) - g(1)) / (g(0) - g(1)), g(u) = cos(pi u / 2)^(2 tau), up to 0.999.
+
+    Chen 2023, "On the Importance of Noise Scheduling for Diffusion Models" (arXiv
+    2301.10972). A small tau keeps the signal until the last few steps.
+    """
+    g = np.cos(0.5 * math.pi * np.arange(steps + 1) / steps) ** (2.0 * tau)
+    signal = (g - g[-1]) / (g[0] - g[-1])
+    return np.clip(1.0 - signal[1:] / signal[:-1], 0.0, 0.999)
 
 
 SCHEDULES: dict[str, Callable[[int], Betas]] = {
@@ -85,6 +98,7 @@ class Diffusion:
             return torch.as_tensor(values, dtype=torch.float32, device=device)
 
         self.steps = len(betas)
+        self.betas = betas.tolist()
         self.signal = table(np.sqrt(bar))
         self.noise = table(np.sqrt(1.0 - bar))
         # x0 = x / sqrt(bar) - sqrt(1/bar - 1) eps
@@ -119,3 +133,40 @@ class Diffusion:
         if t == 0 or noise is None:
             return mean
         return mean.add_(noise, alpha=self.std[t])
+
+    def shown_levels(self, shown: int) -> list[int]:
+        """Return noise levels that `draw_by_score` shows: from the number of levels to 0."""
+        return [round(self.steps * (shown - 1 - n) / (shown - 1)) for n in range(shown)]
+
+    def draw_by_score(
+        self,
+        x: Tensor,
+        score: Callable[[Tensor, Tensor], Tensor],
+        shown: int,
+        bound: float,
+        rng: ReplicaRng,
+    ) -> Tensor:
+        """Draw by the ancestral chain of Ho et al. 2020 (Algorithm 2), in terms of the score.
+
+        It begins at standard normal noise, whatever the last level is.
+
+        Args:
+            x: that noise, `[R, N, n]`.
+            score: of `[R, N, n]` at levels `[R, N]`.
+            shown: samples to return, at least 2; see `shown_levels`.
+            bound: of every coordinate on the way.
+            rng: source of all further noise.
+
+        Returns:
+            Samples spread evenly over the chain, both ends included, `[R, N, shown, n]`.
+        """
+        wanted = self.shown_levels(shown)
+        found = [x] * wanted.count(self.steps)
+        for k in reversed(range(self.steps)):
+            level = torch.full(x.shape[:2], k, device=x.device)
+            x = (x + self.betas[k] * score(x, level)) / math.sqrt(1.0 - self.betas[k])
+            if k > 0:
+                x = x + self.std[k] * rng.normal(*x.shape[1:])
+            x = x.clamp_(-bound, bound)
+            found += [x] * wanted.count(k)
+        return torch.stack(found, dim=2)

@@ -1,6 +1,6 @@
 """Remember whole episodes, and draw windows of consecutive steps from them.
 
-The rules are those of PolyGRAD's code (marc-rigter/polygrad-world-models 62d0054,
+Windows and padding follow PolyGRAD's code (marc-rigter/polygrad-world-models 62d0054,
 `datasets/`). One step is a packed row (obs, reward, terminal, action), so that a window
 of H steps is one gather. An episode is drawn from when it is over, never before.
 """
@@ -15,80 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from algos.parts.blocks import Ring
+from algos.parts.normaliser import BatchMoments
 from algos.parts.rng import ReplicaRng
 from algos.parts.types import Array
-
-
-class Normaliser:
-    """Rows with mean `center` and standard deviation `scale`, `[width]` each, in units of these."""
-
-    def __init__(self, center: Tensor, scale: Tensor) -> None:
-        self.center, self.scale = center, scale
-
-    def normalise(self, rows: Tensor) -> Tensor:
-        """(rows - center) / scale for whole rows or their first columns, `[..., <= width]`."""
-        columns = slice(rows.shape[-1])
-        return (rows - self.center[columns]) / self.scale[columns]
-
-    def unnormalise(self, rows: Tensor) -> Tensor:
-        """The inverse of `normalise`."""
-        columns = slice(rows.shape[-1])
-        return rows * self.scale[columns] + self.center[columns]
-
-
-class Moments(Normaliser):
-    """Mean and standard deviation of rows, updated by one episode at a time.
-
-    The update is that of Chan, Golub and LeVeque 1983: its cost is that of the episode,
-    and it agrees with the two-pass formula over all rows. Sums are float64.
-
-    Args:
-        width: columns of a row.
-        device: where the tables live.
-    """
-
-    EPSILON = 1e-6  # keeps a constant column finite: it becomes 0, and comes back as it was
-
-    def __init__(self, width: int, device: torch.device) -> None:
-        self.count = 0
-        self.mean = torch.zeros(width, dtype=torch.float64, device=device)
-        self.square = torch.zeros_like(self.mean)  # sum of squared deviations
-        self._publish()
-
-    def add(self, rows: Tensor) -> None:
-        """Take in `rows` `[N, width]`."""
-        rows, size = rows.double(), len(rows)
-        total = self.count + size
-        mean = rows.mean(0)
-        shift = mean - self.mean
-        self.square += (rows - mean).square().sum(0) + shift.square() * (self.count * size / total)
-        self.mean += shift * (size / total)
-        self.count = total
-        self._publish()
-
-    def _publish(self) -> None:
-        self.center = self.mean.float()
-        self.scale = torch.ones_like(self.center)  # until there are data
-        if self.count:
-            self.scale = (self.square / self.count).sqrt().float() + self.EPSILON
-
-    def state_dict(self) -> dict[str, Any]:
-        """Count and both sums."""
-        return {"count": self.count, "mean": self.mean, "square": self.square}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore count and both sums."""
-        self.count = int(state["count"])
-        self.mean.copy_(state["mean"])
-        self.square.copy_(state["square"])
-        self._publish()
 
 
 class EpisodeMemory:
     """A ring of steps of one replica, with an index of the windows that may be drawn.
 
     A window may begin at steps 0 to min(L - 1, P - H) - 1 of an episode of L steps, and
-    all such steps of all episodes are equally likely. P is `max_path_length`, but L for
+    all such steps of all episodes are equally likely. P is `MAX_PATH_LENGTH`, but L for
     an episode cut by a time limit: its windows then end inside it. A window that runs
     past the end of a terminated episode repeats the last observation and action, with
     reward 0 and terminal 1.
@@ -104,8 +40,9 @@ class EpisodeMemory:
         device: where the rows live.
         zero_padding: let windows run past a time limit as well, P as for other episodes,
             and fill them with zeros (a fault of the code for tasks shorter than P).
-        max_path_length: P.
     """
+
+    MAX_PATH_LENGTH = 1000  # P, the longest episode that the code knows
 
     def __init__(
         self,
@@ -115,13 +52,12 @@ class EpisodeMemory:
         horizon: int,
         device: torch.device,
         zero_padding: bool = False,
-        max_path_length: int = 1000,
     ) -> None:
         self.obs_dim, self.horizon, self.capacity = obs_dim, horizon, capacity
-        self.zero_padding, self.max_path_length = zero_padding, max_path_length
+        self.zero_padding = zero_padding
         self.ring = Ring(1, capacity, obs_dim + 2 + action_dim, device)
         self.rows = self.ring.rows[0]
-        self.moments = Moments(self.rows.shape[1], device)
+        self.moments = BatchMoments(self.rows.shape[1], device)
         self.episode = 0  # the step that the running episode began at
         # Window k of those that can be drawn begins at step `starts[k % capacity]` and its
         # episode ends with step `ends[k % capacity]`, for k from `first` to `last` - 1.
@@ -133,10 +69,9 @@ class EpisodeMemory:
 
     @classmethod
     def of(cls, config: Any, obs_dim: int, action_dim: int, device: torch.device) -> EpisodeMemory:
-        """The memory that the options of PolyGRAD say."""
-        c, zeros = config, config.truncated_padding == "zeros"
-        sizes = (obs_dim, action_dim, c.replay_capacity, c.horizon)
-        return cls(*sizes, device, zeros, c.max_path_length)
+        """Make the memory that the options of PolyGRAD say."""
+        sizes = (obs_dim, action_dim, config.replay_capacity, config.horizon)
+        return cls(*sizes, device, config.truncated_padding == "zeros")
 
     def __len__(self) -> int:
         """Windows that can be drawn."""
@@ -176,7 +111,7 @@ class EpisodeMemory:
     def _end_episode(self, terminated: bool) -> None:
         length = self.total - self.episode
         inside = not (terminated or self.zero_padding)
-        limit = length if inside else self.max_path_length
+        limit = length if inside else self.MAX_PATH_LENGTH
         stop = self.episode + min(length - 1, limit - self.horizon)
         stored = max(self.episode, self.total - self.capacity)
         self._open(torch.arange(stored, max(stored, stop)), self.total - 1)
@@ -199,7 +134,7 @@ class EpisodeMemory:
         return end_rows(self.rows[step % self.capacity], past, self.obs_dim)
 
     def start_states(self, count: int, rng: ReplicaRng) -> Tensor:
-        """First observations of `count` windows drawn uniformly, `[1, count, S]`."""
+        """Return the first observations of `count` windows drawn uniformly, `[1, count, S]`."""
         return self.rows[self.start_steps(count, rng) % self.capacity][..., : self.obs_dim]
 
     def windows(self, count: int, rng: ReplicaRng) -> tuple[Tensor, Tensor]:
@@ -215,14 +150,14 @@ class EpisodeMemory:
         return torch.minimum(step, end), step > end
 
     def start_steps(self, count: int, rng: ReplicaRng) -> Tensor:
-        """First steps `[1, count]` of `count` windows drawn uniformly."""
+        """Return the first steps `[1, count]` of `count` windows drawn uniformly."""
         return self.starts[self._draw(count, rng)]
 
     def _draw(self, count: int, rng: ReplicaRng) -> Tensor:
         return (self.first + rng.integers(len(self), count)) % self.capacity
 
     def state_dict(self) -> dict[str, Any]:
-        """Rows, windows that can be drawn, moments, and where the running episode began.
+        """Return rows, windows that can be drawn, moments, and where the running episode began.
 
         The windows of one episode begin at consecutive steps, so they are told by the first of
         them, their number, and the last step of the episode: `[E]` each for E episodes.
@@ -252,7 +187,7 @@ class EpisodeMemory:
 
 
 def end_rows(rows: Tensor, past: Tensor, obs_dim: int) -> Tensor:
-    """Windows that run past the end of their episode.
+    """Fill windows that run past the end of their episode.
 
     Past the end stands the last row again: as it is where the task ended, but for the
     reward, and times its terminal flag, 0, where a time limit cut the episode.

@@ -1,9 +1,8 @@
-"""Networks of PolyGRAD, and the denoising loop that draws windows from them.
+"""Windows drawn from a trajectory denoiser under a policy: PolyGRAD's denoising loop.
 
-A window is H rows (obs, reward, terminal, action) in normalised units. The denoiser
-reads all of it and estimates the clean (obs, reward, terminal); the actions are moved by
-the policy's score instead. Everything here is that of marc-rigter/polygrad-world-models
-62d0054 (`models/`, `sampling/functions.py`) in the order of its code.
+The denoiser cleans (obs, reward, terminal) of a window; the actions are moved by the policy's
+score instead. Everything here is that of marc-rigter/polygrad-world-models 62d0054
+(`sampling/functions.py`) in the order of its code.
 
 The loop works on one replica. Three identities keep its arithmetic small:
 
@@ -17,154 +16,38 @@ The loop works on one replica. Three identities keep its arithmetic small:
 
 from __future__ import annotations
 
-import itertools
-import math
-import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from algos.parts.capture import Graph, reason_of, run_aside
-from algos.parts.diffusion import Betas, Diffusion
-from algos.parts.episodes import Moments
-from algos.parts.layers import Layers, StackedLinear, StackedNorm
+from algos.parts.capture import CapturedFunction
+from algos.parts.diffusion import Diffusion
+from algos.parts.gaussian_policy import NormGaussianPolicy, NormMLP
+from algos.parts.normaliser import Normaliser
 from algos.parts.rng import ReplicaRng
+from algos.parts.trajectory_denoiser import TrajectoryDenoiser
 
 
-def tau_betas(steps: int, tau: float) -> Betas:
-    """Betas of G = (g(u) - g(1)) / (g(0) - g(1)), g(u) = cos(pi u / 2)^(2 tau), up to 0.999.
+class Windows(NamedTuple):
+    """Imagined windows in the units of the task.
 
-    Chen 2023, "On the Importance of Noise Scheduling for Diffusion Models" (arXiv
-    2301.10972). A small tau keeps the signal until the last few steps.
-    """
-    g = np.cos(0.5 * math.pi * np.arange(steps + 1) / steps) ** (2.0 * tau)
-    signal = (g - g[-1]) / (g[0] - g[-1])
-    return np.clip(1.0 - signal[1:] / signal[:-1], 0.0, 0.999)
-
-
-# ---------------------------------------------------------------- networks
-
-
-class NormMLP(nn.Module):
-    """Actor or critic: two hidden layers, each Linear -> LayerNorm -> ELU, then Linear."""
-
-    EPS = 1e-3
-
-    def __init__(self, rng: ReplicaRng, sizes: Sequence[int]) -> None:
-        super().__init__()
-        pairs = itertools.pairwise(sizes)
-        self.layers = Layers(StackedLinear(rng, 1, i, o) for i, o in pairs)
-        self.norms = Layers(StackedNorm(rng, size, self.EPS) for size in sizes[1:-1])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `[R, B, in]` to `[R, B, out]`; float32, as a policy step is 3e-5 per weight."""
-        for layer, norm in zip(self.layers[:-1], self.norms, strict=True):
-            x = F.elu(norm(layer(x)))
-        return cast(Tensor, self.layers[-1](x))
-
-
-class GaussianPolicy(nn.Module):
-    """N(tanh(net(s)), std²), not squashed; std = exp(p) + `min_std` is the same in all states."""
-
-    def __init__(
-        self, rng: ReplicaRng, sizes: Sequence[int], initial_std: float, min_std: float
-    ) -> None:
-        super().__init__()
-        self.net = NormMLP(rng, sizes)
-        shape = (len(rng.generators), 1, sizes[-1])
-        start = math.log(initial_std - min_std)
-        self.raw_std = nn.Parameter(torch.full(shape, start, device=rng.device))
-        self.min_std = min_std
-
-    def forward(self, obs: Tensor) -> Tensor:
-        """Mean actions `[R, B, A]` of `obs` `[R, B, S]`."""
-        return torch.tanh(self.net(obs))
-
-    def std(self) -> Tensor:
-        """Standard deviation `[R, 1, A]`."""
-        return self.raw_std.exp() + self.min_std
-
-    def entropy(self) -> Tensor:
-        """Entropy `[R]`, the same in every state."""
-        return (self.std().log() + 0.5 * math.log(2.0 * math.pi * math.e)).sum((1, 2))
-
-
-def log_prob(action: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Log density of independent Gaussians, summed over the last axis."""
-    z = (action - mean) / std
-    return (-0.5 * z.square() - std.log() - 0.5 * math.log(2.0 * math.pi)).sum(-1)
-
-
-class Denoiser(nn.Module):
-    """f(x_t, sqrt(abar_t) a, t): the clean (obs, reward, terminal) rows of a window.
-
-    With d the numbers of a window and e = max(d, `embed_dim`):
-
-        z = Linear(e, hidden)( Linear(d, e)(window) + time(t) )
-        z = z + Linear(hidden, hidden)( relu( LayerNorm(z) ) )        `layers` times
-        out = Linear(hidden, H (S + 2))( relu( LayerNorm(z) ) )
-
-    time(t) is Linear . SiLU . Linear of t and of sine and cosine at 8 random frequencies.
-    Sums along the layers are float32; only the products are of `dtype`.
+    Attributes:
+        obs: `[R, B, H, S]`.
+        action: `[R, B, H, A]`.
+        reward: `[R, B, H]`.
+        terminal: `[R, B, H]`, 1 where the step ended the task.
     """
 
-    FREQUENCIES = 8
-    frequency: Tensor
-
-    def __init__(
-        self,
-        rng: ReplicaRng,
-        horizon: int,
-        obs_dim: int,
-        action_dim: int,
-        hidden: int,
-        layers: int,
-        embed_dim: int,
-        dtype: torch.dtype,
-    ) -> None:
-        super().__init__()
-        self.shape = (horizon, obs_dim + 2)
-        window = horizon * (obs_dim + 2 + action_dim)
-        embed = max(window, embed_dim)
-        self.register_buffer("frequency", rng.normal(1, self.FREQUENCIES))
-        self.time = Layers(
-            [
-                StackedLinear(rng, 1, 1 + 2 * self.FREQUENCIES, embed),
-                StackedLinear(rng, 1, embed, embed),
-            ]
-        )
-        self.project = StackedLinear(rng, 1, window, embed)
-        self.enter = StackedLinear(rng, 1, embed, hidden)
-        self.norms = Layers(StackedNorm(rng, hidden) for _ in range(layers + 1))
-        self.blocks = Layers(StackedLinear(rng, 1, hidden, hidden) for _ in range(layers))
-        self.out = StackedLinear(rng, 1, hidden, horizon * (obs_dim + 2))
-        self.dtype = dtype
-
-    def embed(self, t: Tensor) -> Tensor:
-        """Time embedding `[R, B, e]` of steps `t` `[R, B]`."""
-        t = t.unsqueeze(-1).float()
-        angle = 2.0 * math.pi * t * self.frequency
-        h = F.silu(self.time[0](torch.cat([t, angle.sin(), angle.cos()], dim=-1), self.dtype))
-        return self.time[1](h, self.dtype)
-
-    def forward(self, window: Tensor, t: Tensor) -> Tensor:
-        """Clean rows `[R, B, H, S + 2]` of windows `[R, B, H, S + 2 + A]` at steps `[R, B]`."""
-        z = self.project(window.flatten(2), self.dtype) + self.embed(t)
-        z = self.enter(z, self.dtype).float()
-        for norm, block in zip(self.norms[:-1], self.blocks, strict=True):
-            z = z + block(F.relu(norm(z)), self.dtype)
-        out = self.out(F.relu(self.norms[-1](z)), self.dtype)
-        return out.float().unflatten(-1, self.shape)
+    obs: Tensor
+    action: Tensor
+    reward: Tensor
+    terminal: Tensor
 
 
-# ---------------------------------------------------------------- the same, for the loop
-
-
-class Weights:
+class InferenceWeights:
     """Tensors without gradients that stay where they are: a captured graph reads them there."""
 
     def __init__(self) -> None:
@@ -179,15 +62,19 @@ class Weights:
             tensor.copy_(value)
 
 
-class LoopDenoiser(Weights):
-    """`Denoiser` for many evaluations: weights cast once, no fresh memory but for the norms."""
+class InferenceDenoiser(InferenceWeights):
+    """`TrajectoryDenoiser` for many evaluations.
+
+    Weights are cast once, and only the norms take fresh memory.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.buffers: dict[int, tuple[Tensor, ...]] = {}  # by rows; never moved, see `Weights`
+        # By rows; never moved, see `InferenceWeights`.
+        self.buffers: dict[int, tuple[Tensor, ...]] = {}
 
     @torch.no_grad()
-    def load(self, net: Denoiser, diffusion: Diffusion) -> None:
+    def load(self, net: TrajectoryDenoiser, diffusion: Diffusion) -> None:
         """Take over the weights of `net`."""
         self.dtype, self.shape, self.signal = net.dtype, net.shape, diffusion.signal.tolist()
         step = torch.arange(diffusion.steps, device=diffusion.signal.device)
@@ -200,7 +87,7 @@ class LoopDenoiser(Weights):
         self.store(values)
 
     def __call__(self, x: Tensor, a: Tensor, t: int) -> Tensor:
-        """Clean rows `[B, H, S + 2]` of rows `x` `[B, H, S + 2]` and actions `a` `[B, H, A]`."""
+        """Return clean rows of rows `x`, `[B, H, S + 2]` each, and actions `a` `[B, H, A]`."""
         entry, table, *layers = self.tensors
         window, z, h, o = self._buffers(len(x), a.shape[-1], entry.shape[1])
         window[..., : x.shape[-1]].copy_(x)
@@ -214,7 +101,7 @@ class LoopDenoiser(Weights):
         return torch.addmm(bias, h, weight).float().unflatten(-1, self.shape)
 
     def _buffers(self, rows: int, action_dim: int, hidden: int) -> tuple[Tensor, ...]:
-        """Network input, sums along the layers, a layer's input and its output."""
+        """Return the network input, sums along the layers, a layer's input and its output."""
         if rows not in self.buffers:
             device, (horizon, width) = self.tensors[0].device, self.shape
             window = torch.empty(rows, horizon, width + action_dim, dtype=self.dtype, device=device)
@@ -224,12 +111,16 @@ class LoopDenoiser(Weights):
         return self.buffers[rows]
 
 
-class LoopPolicy(Weights):
-    """`GaussianPolicy` between normalised states and normalised actions."""
+class InferencePolicy(InferenceWeights):
+    """`NormGaussianPolicy` between normalised states and normalised actions."""
 
     @torch.no_grad()
     def load(
-        self, policy: GaussianPolicy, moments: Moments, guidance: Tensor, dtype: torch.dtype
+        self,
+        policy: NormGaussianPolicy,
+        moments: Normaliser[Tensor],
+        guidance: Tensor,
+        dtype: torch.dtype,
     ) -> None:
         """Take over the weights of `policy`.
 
@@ -277,7 +168,7 @@ class LoopPolicy(Weights):
         return self.tensors[-1]
 
     def mean(self, states: Tensor) -> Tensor:
-        """Normalised mean actions `[B, H, A]` of normalised states `[B, H, S]`."""
+        """Return normalised mean actions `[B, H, A]` of normalised states `[B, H, S]`."""
         w1, b1, w2, b2, g1, o1, g2, o2, w3, b3, center, scale, *_ = self.tensors
         h = states.flatten(0, 1)
         for weight, bias, gain, offset in ((w1, b1, g1, o1), (w2, b2, g2, o2)):
@@ -285,11 +176,6 @@ class LoopPolicy(Weights):
             h = F.elu(F.layer_norm(h, h.shape[-1:], gain, offset, NormMLP.EPS), inplace=True)
         mean = (torch.tanh(torch.mm(h.to(self.dtype), w3).float() + b3) - center) / scale
         return mean.unflatten(0, states.shape[:2])
-
-
-# ---------------------------------------------------------------- the loop
-
-Chain = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Imagination:
@@ -301,24 +187,44 @@ class Imagination:
         action_dim: A.
     """
 
+    # Largest t of the last steps, in which `state_clip` bounds the change of a number (code).
+    STATE_CLIP_UNTIL = 10
     # Windows handled at a time on a CPU, so that activations stay in its cache (measured).
     CHUNK = 256
 
     def __init__(self, diffusion: Diffusion, config: Any, action_dim: int) -> None:
         self.diffusion, self.config, self.action_dim = diffusion, config, action_dim
-        self.denoiser, self.policy = LoopDenoiser(), LoopPolicy()
-        self.graph = GraphedChain(self.chain)
+        self.denoiser, self.policy = InferenceDenoiser(), InferencePolicy()
+        self.graph = CapturedFunction(self.chain, "PolyGRAD samples")
 
     def load(
-        self, denoiser: Denoiser, policy: GaussianPolicy, moments: Moments, guidance: Tensor
+        self,
+        denoiser: TrajectoryDenoiser,
+        policy: NormGaussianPolicy,
+        moments: Normaliser[Tensor],
+        guidance: Tensor,
     ) -> None:
         """Take over the weights of both networks, the normaliser and lam."""
         self.denoiser.load(denoiser, self.diffusion)
         self.policy.load(policy, moments, guidance, denoiser.dtype)
 
+    def windows(self, obs: Tensor, moments: Normaliser[Tensor], rng: ReplicaRng) -> Windows:
+        """Draw a window from each state.
+
+        Args:
+            obs: states `[1, B, S]` in the units of the task.
+            moments: the normaliser that was given to `load`.
+            rng: source of all noise.
+        """
+        x, action = self.draw(moments.normalise(obs), rng)
+        rows = moments.unnormalise(torch.cat([x, action], dim=-1))
+        widths = [obs.shape[-1], 1, 1, self.action_dim]
+        states, reward, terminal, action = rows.split(widths, dim=-1)
+        return Windows(states, action, reward[..., 0], (terminal[..., 0] > 0.5).float())
+
     @torch.no_grad()
     def draw(self, start: Tensor, rng: ReplicaRng) -> tuple[Tensor, Tensor]:
-        """Windows that begin at given states.
+        """Draw windows that begin at given states.
 
         Args:
             start: normalised observations `[1, B, S]`.
@@ -341,7 +247,7 @@ class Imagination:
         return x, a
 
     def chain(self, start: Tensor, x_noise: Tensor, a_noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The loop, a function of its noise.
+        """Run the loop, a function of its noise.
 
         Args:
             start: normalised first observations `[B, S]`, held fixed.
@@ -355,7 +261,7 @@ class Imagination:
             clean = self.denoiser(x, a, t)
             clean[:, 0, :obs_dim] = start
             mean = clean.mul(d.mean_x0[t]).add_(x, alpha=d.mean_x[t])
-            if c.state_clip > 0.0 and t <= c.state_clip_until:
+            if c.state_clip > 0.0 and t <= self.STATE_CLIP_UNTIL:
                 mean = (mean - x).clamp_(-c.state_clip, c.state_clip).add_(x)
             states = (clean if c.guidance_states == "x0" else mean)[..., :obs_dim]
             a, spread = self._move(a, states, t)
@@ -372,7 +278,7 @@ class Imagination:
         return x, a
 
     def _move(self, a: Tensor, states: Tensor, t: int) -> tuple[Tensor, Tensor | float]:
-        """Actions after step t but for their noise, and the standard deviation of that noise."""
+        """Return the actions after step t without their noise, and the noise's std."""
         c, policy = self.config, self.policy
         if c.guidance == "none" and t > 0:
             return a, 0.0
@@ -386,52 +292,14 @@ class Imagination:
         if t > 0:
             pull = policy.pull if c.overshoot else policy.pull.clamp(max=1.0)
             gap.mul_(1.0 - pull)
-        return gap.add_(mean), c.action_noise * self.diffusion.std[t]
+        return gap.add_(mean), self.diffusion.std[t]
 
     @torch.enable_grad()
     def _state_score(self, a: Tensor, states: Tensor) -> Tensor:
-        """Gradient of log pi(a|s) with respect to the states, all normalised."""
+        """Return the gradient of log pi(a|s) with respect to the states, all normalised."""
         states = states.detach().requires_grad_()
         mean = self.policy.mean(states)
         (score,) = torch.autograd.grad(
             mean, states, (a - mean.detach()) / self.policy.spread.square()
         )
         return score
-
-
-class GraphedChain:
-    """A chain captured as a CUDA graph, for one shape of its inputs at a time.
-
-    Without a graph (none could be captured) it runs the chain as it is, and says so once.
-    """
-
-    def __init__(self, chain: Chain) -> None:
-        self.chain = chain
-        self.inputs: list[Tensor] = []
-        self.graph: Graph[tuple[Tensor, Tensor]] | None = None
-
-    def __call__(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The chain's result for these inputs."""
-        if [v.shape for v in self.inputs] != [v.shape for v in inputs]:
-            self._capture(inputs)
-        if self.graph is None:
-            return self.chain(*inputs)
-        for place, value in zip(self.inputs, inputs, strict=True):
-            place.copy_(value)
-        x, a = self.graph.replay()
-        return x.clone(), a.clone()
-
-    def _capture(self, inputs: Sequence[Tensor]) -> None:
-        self.inputs, self.graph = [value.clone() for value in inputs], None
-
-        def run() -> tuple[Tensor, Tensor]:
-            return self.chain(*self.inputs)
-
-        device = inputs[0].device
-        try:
-            run_aside(run, device)
-            self.graph = Graph(run, device)
-        except RuntimeError as error:
-            warnings.warn(
-                f"PolyGRAD samples without a CUDA graph: {reason_of(error)}", stacklevel=2
-            )

@@ -275,9 +275,21 @@ class FrameVAE(nn.Module):
         mean, log_var = self.moments(h).chunk(2, dim=-1)
         return mean, log_var.clamp(self.LOG_VAR_LOW, self.LOG_VAR_HIGH)
 
+    def states(self, stacks: Tensor) -> Tensor:
+        """Return posterior means `[R, B, k * latent]` of the frames of stacks, side by side.
+
+        Args:
+            stacks: uint8 `[R, B, 3 * k, H, W]`.
+        """
+        return join_frames(self.encode(split_frames(stacks))[0], stacks.shape[2] // FRAME)
+
     def decode(self, latent: Tensor) -> Tensor:
         """Frames `[R, B, 3, H, W]` float32, in units of x / 255 - 0.5."""
         return cast(Tensor, self.decoder(F.relu(self.widen(latent, self.dtype))))
+
+    def images(self, latent: Tensor) -> Tensor:
+        """Return uint8 frames `[R, B, 3, H, W]`."""
+        return ((self.decode(latent) + 0.5) * 255.0).round_().clamp_(0.0, 255.0).to(torch.uint8)
 
     def loss(
         self, frames: Tensor, mean: Tensor, log_var: Tensor, latent: Tensor
@@ -301,6 +313,11 @@ class FrameVAE(nn.Module):
 def split_frames(stacks: Tensor) -> Tensor:
     """Single frames `[R, B * k, 3, H, W]` of stacks `[R, B, 3 * k, H, W]`, oldest first."""
     return stacks.unflatten(2, (-1, FRAME)).flatten(1, 2)
+
+
+def join_frames(latents: Tensor, stack: int) -> Tensor:
+    """Return latents of stacks `[R, B, k * n]` from those of their k frames `[R, B * k, n]`."""
+    return latents.unflatten(1, (-1, stack)).flatten(2)
 
 
 def sample_normal(mean: Tensor, log_var: Tensor, rng: ReplicaRng) -> Tensor:

@@ -49,7 +49,7 @@ from algos.parts.layers import MLP, StackedLinear
 from algos.parts.optim import adam, bellman_target, clone_frozen, per_replica_mean, polyak_, step
 from algos.parts.replay import Batch
 from algos.parts.rng import ReplicaRng
-from algos.parts.vision import FRAME, ConvDecoder, ConvEncoder, normalise, random_shift
+from algos.parts.vision import FRAME, ConvDecoder, ConvEncoder, normalise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ class LatentHead(nn.Module):
         self.dtype = dtype
 
     def forward(self, *inputs: Tensor, frozen: bool = False) -> Tensor:
-        """Mean and log std side by side, `[R, B, 2 * dim]` float32.
+        """Return mean and log std side by side, `[R, B, 2 * dim]` float32.
 
         Args:
             inputs: `[R, B, n]` each, joined in this order.
@@ -125,7 +125,7 @@ class FrameDecoder(nn.Module):
         self.dtype = dtype
 
     def forward(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames `[R, B, 3, H, W]` in units of x / 255 - 0.5 and rewards `[R, B, 1]`, float32."""
+        """Return frames `[R, B, 3, H, W]` as x / 255 - 0.5 and rewards `[R, B, 1]`, float32."""
         h = F.relu(self.net(latent))
         return self.picture(self.widen(h, self.dtype)), self.reward(h)
 
@@ -152,7 +152,7 @@ class MuLVRep(DrQAgent):
     }
 
     def make_vision(self) -> ConvEncoder:
-        """The convolutions alone, as in DrQ-v2."""
+        """Make the convolutions alone, as in DrQ-v2."""
         return ConvEncoder(self.rng, self.spaces.obs_shape, self.dtype)
 
     def build(self) -> None:
@@ -175,7 +175,7 @@ class MuLVRep(DrQAgent):
         self.actor_optimizer = adam(self.actor.parameters(), c.learning_rate)
 
     def learn(self) -> dict[str, Tensor]:
-        """One joint step of autoencoder and critic, one of the actor, then the targets."""
+        """Do one joint step of autoencoder and critic, one of the actor, then the targets."""
         if self.counters.updates == 1:
             for _ in range(self.config.pretrain_updates):
                 self.pretrain()
@@ -185,7 +185,7 @@ class MuLVRep(DrQAgent):
         return metrics
 
     def pretrain(self) -> None:
-        """One step of the autoencoder, one of the actor; targets of the features are copies."""
+        """Do one step of the autoencoder, one of the actor; targets of the features are copies."""
         batch, frame = self.draw()
         _, losses = self.feature_losses(batch, frame)
         step(self.optimizer, losses["feature_loss"].sum())
@@ -199,20 +199,18 @@ class MuLVRep(DrQAgent):
         polyak_(self.target, self.critic, rate)
 
     def draw(self) -> tuple[Batch, Tensor]:
-        """A batch that holds features of shifted stacks, and the next frames as they are.
+        """Draw a batch that holds features of shifted stacks, and the next frames as they are.
 
         Returns:
             `obs` passes gradients on to `vision`, `next_obs` is the target's; the frames one
             step on are uint8 `[R, B, 3, H, W]`.
         """
-        index = self.replay.draw(self.config.batch_size, self.rng)
-        batch = self.replay.batch(index)
-        obs = self.see(batch.obs, learn=True)
-        next_obs = self.vision_target(random_shift(batch.next_obs, self.rng))
-        return batch._replace(obs=obs, next_obs=next_obs), self.replay.frames(index, 1)
+        batch, frame = super().draw()
+        obs, next_obs = self.vision(batch.obs), self.vision_target(batch.next_obs)
+        return batch._replace(obs=obs, next_obs=next_obs), frame
 
     def feature_losses(self, batch: Batch, frame: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The autoencoder's loss on what `draw` gave.
+        """Return the autoencoder's loss on what `draw` gave.
 
         Returns:
             The prior of each row, raw, and L_feature with its unweighted terms, `[R]` each.
@@ -230,15 +228,15 @@ class MuLVRep(DrQAgent):
         return p, {"feature_loss": total} | parts
 
     def noise(self) -> Tensor:
-        """Scaled noise vectors `[R, M, dim]` of one call of the critic."""
+        """Return scaled noise vectors `[R, M, dim]` of one call of the critic."""
         return self.config.noise_scale * self.rng.normal(self.config.noises, self.latent.dim)
 
     def features(self, obs: Tensor, action: Tensor) -> Tensor:
-        """p(.|x, a), raw `[R, B, 2 * dim]`, of features `obs`; gradients reach inputs only."""
+        """Return p(.|x, a), raw `[R, B, 2 * dim]`; gradients reach the inputs only."""
         return self.prior(obs, action, frozen=True)
 
     def bellman(self, batch: Batch) -> Tensor:
-        """The targets y `[R, B]`."""
+        """Return the targets y `[R, B]`."""
         with torch.no_grad():
             action = self.noisy(self.actor(batch.next_obs))
             feature = self.prior_target(batch.next_obs, action)
@@ -246,7 +244,7 @@ class MuLVRep(DrQAgent):
             return bellman_target(batch, value, self.config.discount)
 
     def update_critic(self, batch: Batch, frame: Tensor) -> dict[str, Tensor]:
-        """One Adam step on L; the critic's part trains prior and convolutions as well."""
+        """Do one Adam step on L; the critic's part trains prior and convolutions as well."""
         prior, losses = self.feature_losses(batch, frame)
         y = self.bellman(batch)
         if not self.config.critic_trains_features:
@@ -263,5 +261,4 @@ class MuLVRep(DrQAgent):
         feature = self.features(obs, self.noisy(self.actor(obs)))
         loss = -self.critic(feature, frozen=True, noise=self.noise()).amin(1).mean(-1)
         step(self.actor_optimizer, loss.sum())
-        std = torch.full_like(loss.detach(), self.noise_std())
-        return {"actor_loss": loss.detach(), "noise_std": std}
+        return self.actor_metrics(loss)

@@ -16,8 +16,7 @@ The VAE changes all the time, and three things follow from that:
 * The memory keeps frames, never latents, and encodes what it hands out with the VAE as it is now.
 * The normaliser of latents cannot count all data, as that of rewards and actions does. It is
   an exponential average over the batches of the VAE, one for all k frames of a stack.
-* A coordinate that the KL has switched off has means that hardly vary. Its scale is at least
-  0.1 (the prior's is 1), or what is left in it would be stretched to the size of the others.
+* Coordinates that the KL has switched off hardly vary; their scale has a floor (`DriftingMoments`).
 
 Before anything else learns, the VAE learns alone for a while, as in Diff-SR's code. Steps are
 agent steps: with an action repeat of 2 one is two frames.
@@ -36,11 +35,12 @@ from torch import Tensor
 
 from algos.parts.blocks import Rows
 from algos.parts.config import option
-from algos.parts.episodes import EpisodeMemory, Normaliser, end_rows
+from algos.parts.episodes import EpisodeMemory, end_rows
+from algos.parts.normaliser import DriftingMoments, Normaliser
 from algos.parts.optim import adam, step
 from algos.parts.rng import ReplicaRng
 from algos.parts.types import Array, Spaces
-from algos.parts.vision import FRAME, FrameVAE, sample_normal, split_frames
+from algos.parts.vision import FRAME, FrameVAE, sample_normal
 from algos.polygrad import PolyGRAD, PolyGRADConfig
 
 
@@ -68,50 +68,6 @@ class PixelPolyGRADConfig(PolyGRADConfig):
     )
 
 
-class LatentMoments(Normaliser):
-    """Mean and standard deviation of latents that drift, as exponential averages.
-
-    Args:
-        width: coordinates.
-        rate: weight of a new batch.
-        device: where the tables live.
-    """
-
-    FLOOR = 0.1  # of the scale, see the module's docstring
-
-    def __init__(self, width: int, rate: float, device: torch.device) -> None:
-        super().__init__(torch.zeros(width, device=device), torch.ones(width, device=device))
-        self.rate = rate
-        # Of values and of their squares; they begin at 0, so `weight` is what they lack of 1.
-        self.average = torch.zeros(2, width, dtype=torch.float64, device=device)
-        self.weight = 0.0
-
-    def add(self, latents: Tensor) -> None:
-        """Take in `latents` `[N, width]`."""
-        latents = latents.double()
-        moments = torch.stack([latents.mean(0), latents.square().mean(0)])
-        self.average.lerp_(moments, self.rate)
-        self.weight += self.rate * (1.0 - self.weight)
-        self._publish()
-
-    def _publish(self) -> None:
-        mean, square = self.average / self.weight
-        self.center = mean.float()
-        variance = (square - mean.square()).clamp(min=self.FLOOR**2)
-        self.scale = variance.sqrt().float()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Averages and their weight."""
-        return {"average": self.average, "weight": self.weight}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore averages and weight."""
-        self.average.copy_(state["average"])
-        self.weight = float(state["weight"])
-        if self.weight:
-            self._publish()
-
-
 class FrameEpisodes:
     """`EpisodeMemory` of pixels: hands out states of latents, keeps each frame once as uint8.
 
@@ -136,7 +92,7 @@ class FrameEpisodes:
         self.steps = EpisodeMemory.of(c, 0, spaces.action_dim, device)
         self.stack = spaces.obs_shape[0] // FRAME
         self.obs_dim = self.stack * c.latent_dim
-        self.latents = LatentMoments(c.latent_dim, c.latent_rate, device)
+        self.latents = DriftingMoments(c.latent_dim, c.latent_rate, device)
         # The oldest step that is kept has older frames in its stack.
         kept = c.replay_capacity + self.stack - 1
         self.frames = Rows((FRAME, *spaces.obs_shape[1:]), np.uint8, kept)
@@ -153,7 +109,7 @@ class FrameEpisodes:
         return min(self.steps.total, self.steps.capacity)
 
     @property
-    def moments(self) -> Normaliser:
+    def moments(self) -> Normaliser[Tensor]:
         """What normalises the rows that `sample` gives."""
         parts = [*[self.latents] * self.stack, self.steps.moments]
         center, scale = (torch.cat([getattr(p, k) for p in parts]) for k in ("center", "scale"))
@@ -180,11 +136,11 @@ class FrameEpisodes:
         return end_rows(torch.cat([self.states(number), facts], dim=-1), past, self.obs_dim)
 
     def start_states(self, count: int, rng: ReplicaRng) -> Tensor:
-        """States `[1, count, S]` at the beginning of `count` windows drawn uniformly."""
+        """Return states `[1, count, S]` at the beginning of `count` windows drawn uniformly."""
         return self.states(self.steps.start_steps(count, rng))
 
     def states(self, number: Tensor) -> Tensor:
-        """States `[..., S]` at steps `[...]`; each frame among them is encoded once."""
+        """Return states `[..., S]` at steps `[...]`; each frame among them is encoded once."""
         steps = number.cpu().numpy()[..., None]
         back = np.arange(self.stack - 1, -1, -1)
         stacks = steps - np.minimum(back, self.age[steps % self.steps.capacity])
@@ -193,7 +149,7 @@ class FrameEpisodes:
         return latents[torch.from_numpy(place.reshape(stacks.shape)).to(self.device)].flatten(-2)
 
     def random_frames(self, count: int, rng: ReplicaRng) -> Tensor:
-        """Frames `[1, count, 3, H, W]` of steps drawn uniformly."""
+        """Return frames `[1, count, 3, H, W]` of steps drawn uniformly."""
         number = self.steps.total - 1 - rng.integers(self.stored, count)[0]
         return self._gather(number.cpu().numpy())
 
@@ -201,7 +157,7 @@ class FrameEpisodes:
         return torch.from_numpy(self.frames.gather(numbers)).to(self.device).unsqueeze(0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Steps, frames as blocks that a checkpoint writes once, and the normaliser."""
+        """Return steps, frames as blocks that a checkpoint writes once, and the normaliser."""
         return {
             "steps": self.steps.state_dict(),
             "frames": self.frames.state_dict(),
@@ -240,7 +196,7 @@ class PixelPolyGRAD(PolyGRAD):
     task_overrides = {}  # those of PolyGRAD are for vectors
 
     def make_memory(self) -> FrameEpisodes:
-        """The VAE, and episodes of frames that it encodes."""
+        """Make the VAE, and episodes of frames that it encodes."""
         c, size = self.config, self.spaces.obs_shape[1:]
         self.vae = FrameVAE(self.rng, size, c.latent_dim, self.dtype)
         self.vae_optimizer = adam(self.vae.parameters(), c.vae_learning_rate)
@@ -248,19 +204,20 @@ class PixelPolyGRAD(PolyGRAD):
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
-        """Posterior means `[R, N, L]` of uint8 frames `[R, N, 3, H, W]`."""
+        """Return posterior means `[R, N, L]` of uint8 frames `[R, N, 3, H, W]`."""
         return self.vae.encode(frames)[0]
 
     def see(self, obs: Tensor) -> Tensor:
-        """States `[R, N, S]` of stacks `[R, N, 3 * k, H, W]`."""
-        return self.encode(split_frames(obs)).reshape(*obs.shape[:2], -1)
+        """Return states `[R, N, S]` of stacks `[R, N, 3 * k, H, W]`."""
+        with torch.no_grad():
+            return self.vae.states(obs)
 
     def learn(self, act: bool) -> dict[str, Tensor]:
-        """The VAE first; then, on its latents, what PolyGRAD does."""
+        """Update the VAE first; then do, on its latents, what PolyGRAD does."""
         return self.update_vae() | super().learn(act)
 
     def update_vae(self) -> dict[str, Tensor]:
-        """`vae_updates` steps on random frames, and before the first of them the pretraining."""
+        """Do `vae_updates` steps on random frames, and before the first of them the pretraining."""
         c = self.config
         count = c.vae_updates + (0 if self.counters.updates else c.vae_pretraining)
         for _ in range(count):

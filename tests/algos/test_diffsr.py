@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 
 import algos
-from algos.diffsr import Zeta
 from algos.parts.diffusion import beta_cdf_alpha_bar
 from algos.parts.replay import Batch
 from algos.parts.rng import ReplicaRng
+from algos.parts.spectral import Zeta
 from tests.helpers.updates import Drift, drive, make, make_small, random_batch, same, weights
 
 DiffSR = algos.load("diffsr")

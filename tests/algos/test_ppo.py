@@ -12,7 +12,8 @@ from torch.distributions import Independent, Normal
 
 import algos
 from algos.parts.config import OptionError, build_config
-from algos.ppo import Moments, Rows, standardise, surrogate, value_error
+from algos.parts.rollout import RolloutSteps
+from algos.ppo import standardise, surrogate, value_error
 from tests.helpers.updates import make, make_small, snapshot, transition, weights
 
 PPO = algos.load("ppo")
@@ -43,7 +44,7 @@ def test_advantages_and_returns_by_hand() -> None:
     terminated, truncated = torch.zeros(2, 2, 8)
     terminated[:, 2], truncated[:, 5] = 1.0, 1.0
     not_ended = (1.0 - terminated) * (1.0 - truncated)
-    rows = agent.prepare(Rows(obs, action, next_obs, reward, 1.0 - terminated, not_ended))
+    rows = agent.prepare(RolloutSteps(obs, action, next_obs, reward, 1.0 - terminated, not_ended))
     with torch.no_grad():
         value, after = agent.critic(obs)[..., 0].numpy(), agent.critic(next_obs)[..., 0].numpy()
     for r in range(2):
@@ -175,7 +176,7 @@ def test_old_log_probabilities_are_those_of_acting() -> None:
         action = agent.act(step.obs[:, None], explore=True)[:, 0]
         with torch.no_grad():
             seen = torch.as_tensor(agent.normaliser.obs(step.obs[:, None]))
-            expected.append(agent.actor.log_prob(seen, torch.as_tensor(agent.sample)).item())
+            expected.append(agent.actor.log_prob(seen, torch.as_tensor(agent.drawn.sample)).item())
         agent.observe(transition(seed=k, obs=np.full(3, 5.0 * k), action=action))
     rows = agent.prepare(agent.rollout.take(agent.device))
     np.testing.assert_allclose(rows[0, :, -4].numpy(), expected, rtol=1e-5)
@@ -211,20 +212,6 @@ def test_every_epoch_sees_every_transition_once_in_a_new_order() -> None:
     assert (
         len({tuple(order.tolist()) for order in (orders - orders.amin(-1, True)).view(6, 8)}) == 6
     )
-
-
-def test_running_statistics_against_numpy_and_gymnasium() -> None:
-    x = np.random.default_rng(0).normal(3.0, 2.0, size=(500, 2, 3))
-    moments, theirs = Moments(2, 3), [RunningMeanStd(shape=(3,)) for _ in range(2)]
-    for row in x:
-        moments.see(row)
-        for r in range(2):
-            theirs[r].update(row[r : r + 1])
-    for r in range(2):
-        np.testing.assert_allclose(moments.mean[r], theirs[r].mean, rtol=1e-12)
-        np.testing.assert_allclose(moments.var[r], theirs[r].var, rtol=1e-12)
-    np.testing.assert_allclose(moments.mean, x.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(moments.std(), x.std(0), rtol=1e-5)
 
 
 def test_statistics_are_those_of_the_training_observations_and_frozen_in_evaluation() -> None:

@@ -15,7 +15,6 @@ import algos
 from algos.base.agent import Agent
 from algos.base.offpolicy import OffPolicyAgent
 from algos.parts import capture
-from algos.parts import imagination as _imagine
 from algos.parts.optim import adam, set_rate
 from algos.parts.rng import ReplicaRng
 from algos.parts.types import Spaces
@@ -260,16 +259,16 @@ def test_the_stand_in_sees_numbers_of_python_and_waits_for_the_host() -> None:
         Tape(lambda: float(x.sum()), None, ())
 
 
-def test_a_graphed_chain_is_captured_for_each_shape(monkeypatch) -> None:
-    monkeypatch.setattr(_imagine, "Graph", Tape)
-    monkeypatch.setattr(_imagine, "run_aside", lambda function, device: function())
+def test_a_captured_function_is_captured_for_each_shape(monkeypatch) -> None:
+    monkeypatch.setattr(capture, "Graph", Tape)
+    monkeypatch.setattr(capture, "run_aside", lambda function, device: function())
     calls = []
 
     def chain(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         calls.append(len(x))
         return x + y, x * y
 
-    graphed, results = _imagine.GraphedChain(chain), []
+    graphed, results = capture.CapturedFunction(chain, "it runs"), []
     for size in (3, 3, 3, 5, 5):
         x, y = torch.rand(2, size, generator=torch.Generator().manual_seed(len(results)))
         results.append((graphed(x, y), (x + y, x * y)))
@@ -277,14 +276,14 @@ def test_a_graphed_chain_is_captured_for_each_shape(monkeypatch) -> None:
     assert all(torch.equal(a, b) for pair in results for a, b in zip(*pair, strict=True))
 
 
-def test_a_chain_that_cannot_be_captured_runs_as_it_is_and_says_so(monkeypatch) -> None:
+def test_a_function_that_cannot_be_captured_runs_as_it_is_and_says_so(monkeypatch) -> None:
     def fail(function: Any, device: Any) -> None:
         raise RuntimeError(f"{ERROR}\nmore lines of advice")
 
-    monkeypatch.setattr(_imagine, "run_aside", lambda function, device: function())
-    monkeypatch.setattr(_imagine, "Graph", fail)
-    graphed, x = _imagine.GraphedChain(lambda x: (x, 2.0 * x)), torch.ones(2)
-    with pytest.warns(UserWarning, match=f"without a CUDA graph: {ERROR}$"):
+    monkeypatch.setattr(capture, "run_aside", lambda function, device: function())
+    monkeypatch.setattr(capture, "Graph", fail)
+    graphed, x = capture.CapturedFunction(lambda x: (x, 2.0 * x), "it runs"), torch.ones(2)
+    with pytest.warns(UserWarning, match=f"it runs without a CUDA graph: {ERROR}$"):
         assert graphed(x)[1].tolist() == [2.0, 2.0]
     assert graphed(3.0 * x)[1].tolist() == [6.0, 6.0]
 

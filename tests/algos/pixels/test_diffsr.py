@@ -14,8 +14,9 @@ import algos
 from algos.parts.config import build_config
 from algos.parts.optim import step
 from algos.parts.rng import ReplicaRng
+from algos.parts.spectral import LatentPsi, LatentZeta, NormSpectralCritic, ResidualMLP
 from algos.parts.types import Spaces, Transition
-from algos.pixels.diffsr import NormCritic, PixelDiffSR, PixelPsi, PixelZeta, ResidualMLP
+from algos.pixels.diffsr import PixelDiffSR
 from tests.helpers.updates import same, weights
 
 ACTION_DIM, SIZE, STACK = 2, 20, 3
@@ -232,20 +233,20 @@ def test_the_score_is_the_code_s_contraction() -> None:
     torch.testing.assert_close(agent.score(psi, x, k), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_pictures_go_from_noise_to_a_frame() -> None:
+def test_images_go_from_noise_to_a_frame() -> None:
     agent = ready()
     assert agent.shown_levels(6) == [20, 16, 12, 8, 4, 0]
     obs = torch.from_numpy(Film().stack())[None, None].expand(1, 3, -1, -1, -1)
     action = torch.zeros(1, 3, ACTION_DIM)
-    pictures = agent.generate(obs, action, 6, streams())
-    assert pictures.shape == (1, 3, 6, 3, SIZE, SIZE)
-    assert pictures.dtype == torch.uint8
-    latents = agent.denoise(agent.states(obs, agent.vae), action, 6, streams())
+    images = agent.generate(obs, action, 6, streams())
+    assert images.shape == (1, 3, 6, 3, SIZE, SIZE)
+    assert images.dtype == torch.uint8
+    latents = agent.denoise(agent.vae.states(obs), action, 6, streams())
     first = streams().normal(3, 8)
     torch.testing.assert_close(latents[:, :, 0], first)
     last = ((agent.vae.decode(latents[:, :, -1]).detach() + 0.5) * 255).clamp(0, 255)
-    assert float((last - pictures[:, :, -1]).abs().max()) < 1.0
-    more = agent.denoise(agent.states(obs, agent.vae), action, 30, streams())  # more than levels
+    assert float((last - images[:, :, -1]).abs().max()) < 1.0
+    more = agent.denoise(agent.vae.states(obs), action, 30, streams())  # more than levels
     assert more.shape[2] == 30
     torch.testing.assert_close(more[:, :, -1], latents[:, :, -1])
 
@@ -265,12 +266,12 @@ def test_sizes_are_those_of_the_released_code() -> None:
     block = 2 * 512 + affine(512, 2048) + affine(2048, 512)
     bottlenecks = affine(768, 512) + affine(4, 512) + 2 * 2 * 512
     psi = bottlenecks + affine(1024, 512) + 2 * block + affine(512, 2048)
-    assert count(PixelPsi(rng, 768, 4, config)) == psi
+    assert count(LatentPsi(rng, 768, 4, config)) == psi
     few = build_config(PixelDiffSR.Config, {"feature_dim": 2})  # 269 million weights otherwise
     zeta = affine(256 + 128, 512) + 4 * block + affine(512, 256 * 2)
-    assert count(PixelZeta(rng, few)) == zeta
+    assert count(LatentZeta(rng, few)) == zeta
     head = affine(2048, 1024) + affine(1024, 1024) + affine(1024, 1)
-    critic = NormCritic(rng, 2048, 1024, torch.float32)
+    critic = NormSpectralCritic(rng, 2048, 1024, torch.float32)
     assert count(critic) == 2 * 2048 + 2 * head
 
 
@@ -298,7 +299,7 @@ def test_states_are_latents_of_single_frames_oldest_first() -> None:
     g = torch.Generator().manual_seed(0)
     stacks = torch.randint(0, 256, (1, 4, 9, SIZE, SIZE), dtype=torch.uint8, generator=g)
     alone = [agent.vae.encode(stacks[:, :, 3 * k : 3 * k + 3])[0] for k in range(STACK)]
-    torch.testing.assert_close(agent.states(stacks, agent.vae), torch.cat(alone, dim=-1))
+    torch.testing.assert_close(agent.vae.states(stacks), torch.cat(alone, dim=-1))
 
 
 # ---------------------------------------------------------------- who trains whom
@@ -377,7 +378,7 @@ def test_targets_read_averages_without_dropout() -> None:
     start = agent.rng.state_dict()
     y = agent.td_target(batch)
     agent.rng.load_state_dict(start)
-    state = agent.states(batch.next_obs, agent.vae_target)
+    state = agent.vae_target.states(batch.next_obs)
     mean = agent.actor(state)
     noise = (agent.noise_std() * agent.rng.normal(8, ACTION_DIM)).clamp(-0.3, 0.3)
     action = (mean + noise).clamp(-1 + 1e-6, 1 - 1e-6)
@@ -397,7 +398,7 @@ def test_the_actor_step_changes_the_actor_alone_and_reads_averaged_features() ->
     agent = ready()
     agent.model_optimizer.zero_grad()
     batch, _ = agent.draw()
-    state = agent.states(batch.obs, agent.vae).detach()
+    state = agent.vae.states(batch.obs).detach()
     before = {name: weights(getattr(agent, name)) for name in MODULES}
     start = agent.rng.state_dict()
     step(agent.actor_optimizer, agent.actor_loss(state).sum())

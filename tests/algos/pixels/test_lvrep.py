@@ -83,8 +83,8 @@ def test_one_update_is_that_of_the_released_code() -> None:
         mean1, log_std1 = released_head(agent.posterior, r, state[r], action[r], state_step1[r])
         mean2, log_std2 = released_head(agent.prior, r, state[r], action[r])
         z = (mean1 + log_std1.exp() * draws[r])[None]
-        picture, predicted = agent.decoder(z.expand(2, -1, -1))
-        s_loss = F.l1_loss(picture[r], img_step1[r] / 255.0 - 0.5)
+        image, predicted = agent.decoder(z.expand(2, -1, -1))
+        s_loss = F.l1_loss(image[r], img_step1[r] / 255.0 - 0.5)
         r_loss = F.mse_loss(predicted[r], reward[r])
         var1, var2 = (2 * log_std1).exp(), (2 * log_std2).exp()
         kl = (log_std2 - log_std1 + 0.5 * (var1 + (mean1 - mean2) ** 2) / var2 - 0.5).mean()
@@ -110,10 +110,10 @@ def test_the_decoder_shares_two_layers_between_frame_and_reward() -> None:
     h = z[0]
     for layer in decoder.net.layers:
         h = F.relu(h @ layer.weight[0] + layer.bias[0])
-    picture, reward = decoder(z)
+    image, reward = decoder(z)
     torch.testing.assert_close(reward[0], h @ decoder.reward.weight[0] + decoder.reward.bias[0])
     features = h @ decoder.widen.weight[0] + decoder.widen.bias[0]
-    torch.testing.assert_close(picture, decoder.picture(features[None]))
+    torch.testing.assert_close(image, decoder.picture(features[None]))
 
 
 def test_sizes_are_those_of_the_released_code() -> None:
@@ -193,9 +193,9 @@ def test_pretraining_leaves_the_critic_alone_and_copies_the_features() -> None:
 
 
 def test_the_model_tells_what_an_action_leads_to() -> None:
-    """The stripe goes left or right with the action, of which no picture of now knows.
+    """The stripe goes left or right with the action, of which no image of now knows.
 
-    Decoded from the prior, pictures and rewards of both actions.
+    Decoded from the prior, images and rewards of both actions.
     """
     agent = make_small(MuLVRep, batch_size=8, learning_rate=1e-3, feature_dim=8, hidden=32)
     side, rng = agent.spaces.obs_shape[-1], np.random.default_rng(0)
@@ -212,8 +212,8 @@ def test_the_model_tells_what_an_action_leads_to() -> None:
         action = torch.tensor([[[-1.0, -1.0], [1.0, 1.0]]])
         prior = agent.prior(agent.see(stack[:, :2]), action).repeat(1, 200, 1)
         decoded = agent.decoder(agent.latent.sample(agent.latent.read(prior), agent.rng))
-        picture, reward = (x[0].unflatten(0, (200, 2)).mean(0) for x in decoded)
-    error = (picture - (ends[0] / 255.0 - 0.5)).abs().mean((1, 2, 3))
+        image, reward = (x[0].unflatten(0, (200, 2)).mean(0) for x in decoded)
+    error = (image - (ends[0] / 255.0 - 0.5)).abs().mean((1, 2, 3))
     unaware = float((ends[0, 0] / 255.0 - ends[0, 1] / 255.0).abs().mean()) / 2
     assert float(error.max()) < 0.15 * unaware
     torch.testing.assert_close(reward[:, 0], torch.tensor([-3.0, 3.0]), atol=0.6, rtol=0.0)

@@ -13,7 +13,7 @@ from algos.parts.blocks import Rows
 from algos.parts.config import build_config
 from algos.parts.episodes import EpisodeMemory
 from algos.parts.types import Spaces, Transition
-from algos.pixels.polygrad import FrameEpisodes, LatentMoments, PixelPolyGRAD
+from algos.pixels.polygrad import FrameEpisodes, PixelPolyGRAD
 from tests.helpers.pixels import CPU, SIDE, feed, make_small, stream
 from tests.helpers.updates import same, weights
 
@@ -136,25 +136,10 @@ def test_a_stack_is_seen_in_memory_as_the_policy_sees_it() -> None:
     seen = agent.see(torch.from_numpy(np.stack(observed[1:]))[None])
     torch.testing.assert_close(seen, agent.memory.states(torch.arange(25, 36)[None]))
     assert not seen.requires_grad
-    assert float(seen.std(1).min()) > 1e-4  # not the same for every picture
+    assert float(seen.std(1).min()) > 1e-4  # not the same for every image
 
 
 # ---------------------------------------------------------------- normaliser
-
-
-def test_the_normaliser_is_an_exponential_average_without_a_bias_to_its_start() -> None:
-    moments = LatentMoments(2, 0.25, CPU)
-    assert torch.equal(moments.scale, torch.ones(2))  # before any data
-    moments.add(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
-    torch.testing.assert_close(moments.center, torch.tensor([2.0, 5.0]))
-    # A coordinate that never varies is not stretched to unit size.
-    torch.testing.assert_close(moments.scale, torch.tensor([1.0, 0.1]))
-    moments.add(torch.tensor([[6.0, 5.0], [6.0, 5.0]]))
-    # Weights 0.75 * 0.25 and 0.25; squares (1 + 9) / 2 and 36.
-    share = 0.25 / (0.75 * 0.25 + 0.25)
-    mean, square = 2.0 + share * 4.0, 5.0 + share * 31.0
-    torch.testing.assert_close(moments.center[0], torch.tensor(mean))
-    torch.testing.assert_close(moments.scale[0], torch.tensor((square - mean**2) ** 0.5))
 
 
 def test_rows_are_normalised_by_latents_and_by_the_facts_of_all_episodes() -> None:
@@ -191,13 +176,13 @@ class Slider:
     """A bright stripe that an action moves by two pixels; its place is the reward.
 
     Args:
-        side: of the picture.
+        side: of the image.
     """
 
     def __init__(self, side: int) -> None:
         self.low, self.high, self.side = 3.0, side - 4.0, side
 
-    def picture(self, place: float) -> np.ndarray:
+    def image(self, place: float) -> np.ndarray:
         stripe = np.exp(-0.125 * np.square(np.arange(self.side) - place))
         image = (40.0 + 180.0 * stripe).astype(np.uint8)
         return np.broadcast_to(image, (3, self.side, self.side))
@@ -211,11 +196,11 @@ class Slider:
         for k in range(steps):
             if k % 12 == 0:
                 place = rng.uniform(self.low, self.high)
-                obs = np.concatenate([self.picture(place)] * 2)
+                obs = np.concatenate([self.image(place)] * 2)
             places.append(place)
             action = rng.uniform(-1.0, 1.0, (1, 1)).astype(np.float32)
             place = float(self.move(place, action[0, 0]))
-            next_obs = np.concatenate([obs[3:], self.picture(place)])
+            next_obs = np.concatenate([obs[3:], self.image(place)])
             end, cut = np.zeros(1, bool), np.array([k % 12 == 11])
             reward = np.array([place], np.float32)
             agent.observe(Transition(obs[None], action, reward, next_obs[None], end, cut))
@@ -239,7 +224,6 @@ def test_imagined_frames_move_as_the_actions_say() -> None:
         "denoiser_updates": 600,
         "denoiser_learning_rate": 1e-3,
         "batch_size": 64,
-        "ema_every": 1,
         "guidance_scale": 0.05,
         "precision": "float32",
         "random_steps": 0,
