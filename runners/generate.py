@@ -18,28 +18,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+import algos
+import envs
+from algos.parts.rng import ReplicaRng
+from algos.parts.vision import FRAME
+from runners.cells.cell import Cell
+from runners.cells.errors import EXIT_OK, UserError, positive
+from runners.cells.files import write_atomic
+from runners.cells.grid import agent_for
+from runners.cells.seeding import derive_seed
+from runners.terminal.cli import Parser, check_device, run_main
 from runners.training.process import setup_process
-
-setup_process()
-
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
-from torch import Tensor  # noqa: E402
-
-import algos  # noqa: E402
-import envs  # noqa: E402
-from algos.parts.rng import ReplicaRng  # noqa: E402
-from algos.parts.vision import FRAME  # noqa: E402
-from runners.cells.cell import Cell  # noqa: E402
-from runners.cells.errors import EXIT_OK, UserError, positive  # noqa: E402
-from runners.cells.files import write_atomic  # noqa: E402
-from runners.cells.grid import agent_for  # noqa: E402
-from runners.cells.seeding import derive_seed  # noqa: E402
-from runners.terminal.cli import Parser, check_device, run_main  # noqa: E402
-from runners.training.replica import make_env  # noqa: E402
-from runners.training.trained import load_policy, read_cell  # noqa: E402
+from runners.training.replica import make_env
+from runners.training.trained import load_policy, read_cell
 
 Array = NDArray[Any]
 
@@ -187,6 +184,7 @@ def check(arguments: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = parser().parse_args(argv)
+    setup_process()
     check(arguments)
     cell, agent = generator(arguments.run, arguments.device)
     steps = play(agent, cell, arguments.states)

@@ -16,22 +16,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from runners.cells.cell import Cell
+from runners.cells.errors import EXIT_OK, UserError, positive
+from runners.cells.files import write_atomic
+from runners.cells.seeding import derive_seed
+from runners.storage.rundir import RunDirectory
+from runners.terminal.cli import Parser, check_device, run_main
+from runners.training.loop import Loop, Progress
 from runners.training.process import How, setup_process
-
-setup_process()
-
-import numpy as np  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
-
-from runners.cells.cell import Cell  # noqa: E402
-from runners.cells.errors import EXIT_OK, UserError, positive  # noqa: E402
-from runners.cells.files import write_atomic  # noqa: E402
-from runners.cells.seeding import derive_seed  # noqa: E402
-from runners.storage.rundir import RunDirectory  # noqa: E402
-from runners.terminal.cli import Parser, check_device, run_main  # noqa: E402
-from runners.training.loop import Loop, Progress  # noqa: E402
-from runners.training.replica import make_env  # noqa: E402
-from runners.training.trained import read_cell  # noqa: E402
+from runners.training.replica import make_env
+from runners.training.trained import read_cell
 
 Array = NDArray[Any]
 FILE = "actions.csv"
@@ -112,6 +109,7 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = parser().parse_args(argv)
+    setup_process()
     positive("stages", arguments.stages)
     positive("actions", arguments.actions)
     check_device(arguments.device)

@@ -5,17 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from runners.training.process import setup_process
-
-setup_process()
-
-import algos  # noqa: E402
-from runners.cells.errors import EXIT_AGAIN, EXIT_FAILED, EXIT_OK, UserError  # noqa: E402
-from runners.cells.grid import make_cells, parse_entry, unsupported  # noqa: E402
-from runners.cells.protocols import protocol  # noqa: E402
-from runners.storage.rundir import open_experiment  # noqa: E402
-from runners.terminal.cli import Parser, check_device, run_main  # noqa: E402
-from runners.terminal.options import (  # noqa: E402
+import algos
+from runners.cells.errors import EXIT_AGAIN, EXIT_FAILED, EXIT_OK, UserError
+from runners.cells.grid import make_cells, parse_entry, unsupported
+from runners.cells.protocols import protocol
+from runners.storage.rundir import open_experiment
+from runners.terminal.cli import Parser, check_device, run_main
+from runners.terminal.options import (
     add_common,
     check_common,
     check_disk,
@@ -25,9 +21,9 @@ from runners.terminal.options import (  # noqa: E402
     how_of,
     options_text,
 )
-from runners.terminal.progress import View, make_console  # noqa: E402
-from runners.training.loop import Progress  # noqa: E402
-from runners.training.worker import StopFlag, run_here  # noqa: E402
+from runners.terminal.progress import View, make_console
+from runners.training.loop import Progress
+from runners.training.worker import StopFlag, run_here
 
 
 def parser() -> Parser:

@@ -16,23 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+import envs
+from algos.base.agent import Agent
+from envs.pixels import NoRendering, check_size, gl_problem
+from runners.cells.errors import EXIT_OK, UserError, positive
+from runners.cells.seeding import derive_seed
+from runners.terminal.cli import Parser, check_device, run_main
 from runners.training.process import setup_process
-
-setup_process()
-
-import gymnasium  # noqa: E402
-import numpy as np  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
-from PIL import Image  # noqa: E402
-
-import envs  # noqa: E402
-from algos.base.agent import Agent  # noqa: E402
-from envs.pixels import NoRendering, check_size, gl_problem  # noqa: E402
-from runners.cells.errors import EXIT_OK, UserError, positive  # noqa: E402
-from runners.cells.seeding import derive_seed  # noqa: E402
-from runners.terminal.cli import Parser, check_device, run_main  # noqa: E402
-from runners.training.replica import make_env  # noqa: E402
-from runners.training.trained import load_policy, read_cell  # noqa: E402
+from runners.training.replica import make_env
+from runners.training.trained import load_policy, read_cell
 
 Frame = NDArray[np.uint8]
 FPS = 30.0  # of a task that does not say
@@ -184,6 +181,7 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = parser().parse_args(argv)
+    setup_process()
     positive("episodes", arguments.episodes)
     if arguments.fps is not None and not 0.1 <= arguments.fps <= 240.0:
         raise UserError(f"--fps {arguments.fps:g}: must be from 0.1 to 240")

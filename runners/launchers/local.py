@@ -10,7 +10,6 @@ taken over if its worker dies.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import time
 from collections import deque
@@ -23,7 +22,7 @@ from pathlib import Path
 from runners.cells.cell import Run
 from runners.launchers.follow import Follower
 from runners.terminal.progress import Row, View
-from runners.training.process import THREAD_ENVIRONMENT, How
+from runners.training.process import How
 from runners.training.worker import Message, StopFlag, work
 
 TICK_SECONDS = 0.2
@@ -58,7 +57,6 @@ class LocalLauncher:
 
     def __init__(self, workers: int, how: How) -> None:
         self.workers, self.how = workers, how
-        os.environ.update(THREAD_ENVIRONMENT)
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOAD)
 

@@ -15,12 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runners import THREAD_ENVIRONMENT
 from runners.cells.cell import Run
 from runners.cells.errors import UserError
 from runners.launchers.follow import Follower
 from runners.launchers.remote import Needs, Origin, run_watched
 from runners.terminal.progress import View
-from runners.training.process import THREAD_ENVIRONMENT, How
+from runners.training.process import How
 from runners.training.worker import Message, StopFlag
 
 if TYPE_CHECKING:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import math
-import os
 import resource
 import sys
 from dataclasses import dataclass
-
-# Read by the matrix libraries when they load, so before torch is imported.
-THREAD_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
@@ -35,11 +31,10 @@ class How:
 def setup_process() -> None:
     """Give this process one torch thread and an allocator that keeps its memory.
 
-    Two workers with more than one thread each run slower on two cores than one alone.
+    Importing `runners` has set the threads of the matrix libraries already.
     glibc returns every freed block of a few megabytes to the system and takes it back
     page by page, which costs more than the arithmetic done in it.
     """
-    os.environ.update(THREAD_ENVIRONMENT)
     import torch
 
     torch.set_num_threads(1)
