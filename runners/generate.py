@@ -5,7 +5,7 @@
 The trained policy plays one episode. For some of its steps, spread evenly over it, the agent
 draws the next frame given what it saw and did, and `generation.png` in the run directory shows
 each drawing on its way from noise to a frame, beside the true next frame. `generation.csv` has
-the squared error of each picture. Diff-SR from pixels can do this.
+the squared error of each image. Diff-SR from pixels can do this.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from runners.training.trained import load_policy, read_cell
 
 Array = NDArray[Any]
 
-MOST = 64  # rows and columns of the picture
+MOST = 64  # rows and columns of the figure
 PANEL = 0.95  # inches
 COLUMNS = ("state", "agent_step", "level", "error")
 
@@ -115,8 +115,8 @@ def draw(steps: Steps, drawn: Array, levels: Sequence[int], title: str) -> bytes
     axes = figure.subplots(rows, columns, squeeze=False)
     for n, row in enumerate(axes):
         row[0].set_ylabel(f"step {steps.number[n]}", fontsize=9)
-        for axis, picture in zip(row, [steps.next_frame[n], *drawn[n]], strict=True):
-            axis.imshow(picture.transpose(1, 2, 0), interpolation="nearest")
+        for axis, image in zip(row, [steps.next_frame[n], *drawn[n]], strict=True):
+            axis.imshow(image.transpose(1, 2, 0), interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
     for axis, name in zip(axes[0], ["next frame", *map(str, levels)], strict=True):
@@ -166,7 +166,7 @@ def parser() -> Parser:
     """Arguments of the command."""
     result = Parser("runners.generate", str(__doc__))
     result.add_argument("run", type=Path, metavar="RUN", help="run directory, .../seed-<k>")
-    result.add_argument("--frames", type=int, default=8, help="pictures from noise to frame")
+    result.add_argument("--frames", type=int, default=8, help="images from noise to frame")
     result.add_argument("--states", type=int, default=4, help="steps of the episode, one a row")
     result.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     return result
@@ -191,8 +191,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     drawn = generate(agent, steps, arguments.frames, arguments.device)
     levels = agent.shown_levels(arguments.frames)
     error = errors(drawn, steps.next_frame)
-    picture = draw(steps, drawn, levels, cell.name)
-    write_atomic(arguments.run / "generation.png", picture)
+    figure = draw(steps, drawn, levels, cell.name)
+    write_atomic(arguments.run / "generation.png", figure)
     write_atomic(arguments.run / "generation.csv", table(steps, levels, error))
     print(f"mean squared error of the drawn frames: {error[:, -1].mean():.4f}")
     print(f"files: {arguments.run / 'generation.png'}, {arguments.run / 'generation.csv'}")

@@ -23,10 +23,11 @@ from runners.cells.cell import Cell
 from runners.cells.errors import EXIT_OK, UserError, positive
 from runners.cells.files import write_atomic
 from runners.cells.seeding import derive_seed
+from runners.cells.settings import RunSettings
 from runners.storage.rundir import RunDirectory
 from runners.terminal.cli import Parser, check_device, run_main
 from runners.training.loop import Loop, Progress
-from runners.training.process import How, setup_process
+from runners.training.process import setup_process
 from runners.training.replica import make_env
 from runners.training.trained import read_cell
 
@@ -72,7 +73,7 @@ def repeat_run(
             seen[progress.step] = loop.agent.act(obs, explore=False)[0]
             loop.agent.eval_rng.load_state_dict(streams)
 
-    loop = Loop((cell,), (directory,), How(device, float("inf")), report=ask)
+    loop = Loop((cell,), (directory,), RunSettings(device, float("inf")), report=ask)
     wanted = set(stages(cell.protocol.steps, count, loop.repeat))
     env = make_env(cell.task)
     start, _ = env.reset(seed=derive_seed("probe", cell.task, cell.seed))

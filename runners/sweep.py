@@ -20,10 +20,10 @@ from algos.base.agent import Agent
 from runners.cells.cell import Cell
 from runners.cells.errors import EXIT_AGAIN, EXIT_FAILED, EXIT_OK, EXIT_USAGE, UserError, positive
 from runners.cells.grid import agent_for, make_cells, parse_seeds, split, unsupported
-from runners.cells.protocols import protocol
+from runners.cells.protocols import get_protocol
 from runners.launchers.choose import add_launcher, make_launcher
 from runners.storage import manifest
-from runners.storage.requested import write_plan
+from runners.storage.requested import write_requested
 from runners.storage.rundir import RunDirectory, open_experiment
 from runners.terminal.cli import Parser, check_device, run_main
 from runners.terminal.options import (
@@ -33,11 +33,12 @@ from runners.terminal.options import (
     check_drawing,
     experiment_path,
     frame_bytes,
-    how_of,
     options_text,
+    settings_of,
 )
 from runners.terminal.progress import Row, View, clock, make_console
 from runners.training.groups import make_runs
+from runners.training.tracking import check_sinks
 
 
 def parser() -> Parser:
@@ -88,8 +89,8 @@ def takes_one_of(tasks: Sequence[str], agent: type[Agent]) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = parser().parse_args(argv)
-    rules = protocol(arguments.protocol).with_steps(arguments.steps)
-    tasks = split(arguments.tasks) if arguments.tasks is not None else list(rules.tasks)
+    protocol = get_protocol(arguments.protocol).with_steps(arguments.steps)
+    tasks = split(arguments.tasks) if arguments.tasks is not None else list(protocol.tasks)
     entries = algos.list_algos() if arguments.algos is None else split(arguments.algos)
     for name, values, valid in (
         ("algos", entries, algos.list_algos()),
@@ -99,8 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"--{name} '': valid {name} are {', '.join(valid)}")
     if arguments.algos is None:
         entries = [name for name in entries if takes_one_of(tasks, algos.load(name))]
-    seeds = parse_seeds(arguments.seeds if arguments.seeds is not None else str(rules.seeds))
-    cells = make_cells(entries, tasks, seeds, rules, arguments.set)
+    seeds = parse_seeds(arguments.seeds if arguments.seeds is not None else str(protocol.seeds))
+    cells = make_cells(entries, tasks, seeds, protocol, arguments.set)
     local = arguments.launcher == "local"  # else the devices are those of other machines
     device = check_device(arguments.device) if local else arguments.device
     asked = arguments.workers
@@ -112,19 +113,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--step-timeout {arguments.step_timeout:g}: must be above 0")
     check_common(arguments)
     check_drawing([cell for cell in cells if unsupported(cell) is None])
-    how = how_of(arguments, device, arguments.step_timeout)
-    experiment = experiment_path(arguments, rules)
+    settings = settings_of(arguments, device, check_sinks(arguments.track), arguments.step_timeout)
+    experiment = experiment_path(arguments, protocol)
     console = make_console()
     if arguments.dry_run:
         return dry_run(cells, experiment, device, workers, console)
     check_disk(experiment)
-    open_experiment(experiment, rules)
+    open_experiment(experiment, protocol)
     waiting = unfinished(cells, experiment, console)
-    write_plan(cells, experiment)
+    write_requested(cells, experiment)
     frames = [frame_bytes(cell) for cell in waiting if unsupported(cell) is None]
     check_disk(experiment, sum(sorted(frames, reverse=True)[:workers]))
-    launcher = make_launcher(arguments, workers, how)
-    with View(waiting, console, f"{experiment} ({rules.name})") as view:
+    launcher = make_launcher(arguments, workers, settings)
+    with View(waiting, console, f"{experiment} ({protocol.name})") as view:
         supported = [cell for cell in waiting if not refused(cell, experiment, device, view)]
         replicas = arguments.replicas or (1 if device == "cpu" else None)
         runs = make_runs(supported, experiment, replicas)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import algos
 from runners.cells.errors import EXIT_AGAIN, EXIT_FAILED, EXIT_OK, UserError
 from runners.cells.grid import make_cells, parse_entry, unsupported
-from runners.cells.protocols import protocol
+from runners.cells.protocols import get_protocol
 from runners.storage.rundir import open_experiment
 from runners.terminal.cli import Parser, check_device, run_main
 from runners.terminal.options import (
@@ -18,11 +18,12 @@ from runners.terminal.options import (
     check_drawing,
     experiment_path,
     frame_bytes,
-    how_of,
     options_text,
+    settings_of,
 )
 from runners.terminal.progress import View, make_console
 from runners.training.loop import Progress
+from runners.training.tracking import check_sinks
 from runners.training.worker import StopFlag, run_here
 
 
@@ -42,7 +43,7 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = parser().parse_args(argv)
-    rules = protocol(arguments.protocol).with_steps(arguments.steps)
+    protocol = get_protocol(arguments.protocol).with_steps(arguments.steps)
     algo = algos.name_of(parse_entry(arguments.algo)[0])
     for text in arguments.set:
         if not all(text.partition("=")):
@@ -52,17 +53,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(
             f"--seed {arguments.seed}: expected one number, 0 or more; runners.sweep takes several"
         )
-    (cell,) = make_cells([arguments.algo], [arguments.task], [int(arguments.seed)], rules, sets)
+    (cell,) = make_cells([arguments.algo], [arguments.task], [int(arguments.seed)], protocol, sets)
     reason = unsupported(cell)
     if reason is not None:
         raise UserError(f"--task {cell.task}: {reason}")
     device = check_device(arguments.device)
     check_common(arguments)
     check_drawing([cell])
-    experiment = experiment_path(arguments, rules)
+    experiment = experiment_path(arguments, protocol)
     check_disk(experiment, frame_bytes(cell))
-    how = how_of(arguments, device)
-    open_experiment(experiment, rules)
+    settings = settings_of(arguments, device, check_sinks(arguments.track))
+    open_experiment(experiment, protocol)
     console = make_console()
     with View([cell], console, cell.name) as view:
         row = view.row(cell)
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             view.refresh()
 
         with StopFlag() as stop:
-            (end,) = run_here((cell,), experiment, how, stop, report)
+            (end,) = run_here((cell,), experiment, settings, stop, report)
         if end.status == "refused":
             raise UserError(str(end.reason))
         row.end(end.status, end.reason)

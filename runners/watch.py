@@ -42,7 +42,7 @@ def write_gif(path: Path, frames: Iterable[Frame], size: int, fps: float) -> Non
 
     Args:
         path: ends in `.gif`.
-        frames: pictures `[size, size, 3]`, at least one.
+        frames: images `[size, size, 3]`, at least one.
         size: of a side.
         fps: frames per second.
     """
@@ -100,10 +100,10 @@ def check_out(path: Path) -> Path:
 
 
 def make_stage(task: str, size: int) -> gymnasium.Env[Any, Any]:
-    """The environment of a task that draws pictures of `size` x `size` pixels.
+    """The environment of a task that draws images of `size` x `size` pixels.
 
     Raises:
-        UserError: the task has no pictures, or this machine cannot draw.
+        UserError: the task has no images, or this machine cannot draw.
     """
     wanted: dict[str, Any] = {"render_mode": "rgb_array", "width": size, "height": size}
     options = {name: value for name, value in wanted.items() if name in envs.task(task).options}
@@ -121,13 +121,13 @@ def play(
     every: int = 1,
     report: Callable[[float, int, float | None], None] = lambda total, steps, success: None,
 ) -> Iterator[Frame]:
-    """Pictures `[H, W, 3]` of an episode for each of `seeds`, first and last state included.
+    """Images `[H, W, 3]` of an episode for each of `seeds`, first and last state included.
 
     Args:
         agent: acts without exploration.
         env: with actions in [-1, 1]; it draws.
         seeds: of the start states.
-        every: steps from one picture to the next.
+        every: steps from one image to the next.
         report: called after each episode with return, steps, and success if the task has it.
 
     Raises:
@@ -136,7 +136,7 @@ def play(
     for seed in seeds:
         obs, _ = env.reset(seed=seed)
         total, steps, success, over = 0.0, 0, None, False
-        yield _picture(env)
+        yield _image(env)
         while not over:
             action = agent.act(np.asarray(obs)[None, None], explore=False)[0, 0]
             if not np.isfinite(action).all():
@@ -146,11 +146,11 @@ def play(
             if "success" in info:
                 success = max(success or 0.0, float(info["success"]))
             if over or steps % every == 0:
-                yield _picture(env)
+                yield _image(env)
         report(total, steps, success)
 
 
-def _picture(env: gymnasium.Env[Any, Any]) -> Frame:
+def _image(env: gymnasium.Env[Any, Any]) -> Frame:
     try:
         return np.asarray(env.render(), np.uint8)
     except NoRendering as error:

@@ -22,7 +22,7 @@ class Cell:
         label: `<algo>[@<variant>]`, the name of its folder.
         config: every option with its resolved value.
         seed: seed index.
-        protocol: the rules of the experiment.
+        protocol: what it has in common with all cells of its experiment.
         file: path of the algorithm's file if it is not one of the project's.
     """
 
@@ -51,13 +51,16 @@ class Cell:
     @property
     def identity(self) -> str:
         """Hash of the resolved values that decide the result, never of source text."""
-        rules = self.protocol.manifest()
+        protocol = self.protocol.manifest()
         facts = {
             "task": self.task,
             "algo": self.algo,
             "config": dict(self.config),
             "seed": self.seed,
-            "rules": {k: rules[k] for k in ("steps", "eval_every", "eval_episodes", "log_every")},
+            # The name of the key is part of every hash there is.
+            "rules": {
+                k: protocol[k] for k in ("steps", "eval_every", "eval_episodes", "log_every")
+            },
         }
         text = json.dumps(facts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

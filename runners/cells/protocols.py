@@ -229,7 +229,7 @@ PROTOCOLS = {
 }
 
 
-def protocol(name: str) -> Protocol:
+def get_protocol(name: str) -> Protocol:
     """Return a protocol by name.
 
     Raises:

@@ -19,9 +19,8 @@ from envs.pixels import gl_problem
 from runners.cells.cell import Cell
 from runners.cells.errors import UserError
 from runners.cells.protocols import PROTOCOLS, Protocol
+from runners.cells.settings import RunSettings
 from runners.terminal.cli import Parser
-from runners.training.process import How
-from runners.training.tracking import check_sinks
 
 FREE_BYTES = 200 << 20
 
@@ -51,14 +50,22 @@ def add_common(parser: Parser) -> None:
     )
 
 
-def how_of(arguments: argparse.Namespace, device: str, step_timeout: float = math.inf) -> How:
+def settings_of(
+    arguments: argparse.Namespace,
+    device: str,
+    track: tuple[str, ...] = (),
+    step_timeout: float = math.inf,
+) -> RunSettings:
     """How the runs of a command line are done.
 
-    Raises:
-        UserError: a sink is unknown, or not installed.
+    Args:
+        arguments: those of `add_common`.
+        device: the one asked for, checked.
+        track: the sinks asked for, checked.
+        step_timeout: seconds without a step after which a worker counts as stalled.
     """
-    on_disk, sinks = arguments.frames == "disk", check_sinks(arguments.track)
-    return How(device, arguments.checkpoint_seconds, on_disk, step_timeout, sinks)
+    seconds, on_disk = arguments.checkpoint_seconds, arguments.frames == "disk"
+    return RunSettings(device, seconds, on_disk, step_timeout, track)
 
 
 def check_common(arguments: argparse.Namespace) -> None:
@@ -67,11 +74,11 @@ def check_common(arguments: argparse.Namespace) -> None:
         raise UserError(f"--checkpoint-seconds {arguments.checkpoint_seconds:g}: must be 0 or more")
 
 
-def experiment_path(arguments: argparse.Namespace, rules: Protocol) -> Path:
+def experiment_path(arguments: argparse.Namespace, protocol: Protocol) -> Path:
     """Where the experiment lives: a bare name is a folder of `results/`."""
     text = arguments.experiment
     if text is None:
-        text = rules.name if arguments.steps is None else f"{rules.name}-{rules.steps}"
+        text = protocol.name if arguments.steps is None else f"{protocol.name}-{protocol.steps}"
     if not text.strip():
         raise UserError("--experiment '': expected a name or a path")
     return Path(text) if os.sep in text else Path("results") / text

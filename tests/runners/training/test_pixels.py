@@ -15,12 +15,12 @@ from runners.bench import pixels as bench_pixels
 from runners.cells.errors import UserError
 from runners.cells.grid import make_cells, resolve, unsupported
 from runners.cells.protocols import METAWORLD
+from runners.cells.settings import RunSettings
 from runners.storage.rundir import RunDirectory, open_experiment
 from runners.terminal.cli import run_main
 from runners.terminal.options import check_disk, frame_bytes
 from runners.training.estimate import estimate
 from runners.training.loop import Interrupted, Loop
-from runners.training.process import How
 from runners.training.session import run_cell
 from runners.training.trained import load_policy, read_cell
 from tests.helpers.runs import CHAOS_PIXELS, PIXEL_TASK, TINY, cell_of, load_fake, small_options
@@ -168,7 +168,9 @@ def test_a_damaged_block_is_refused(tmp_path, monkeypatch, on_disk):
     cell = pixel_cell()
     calls = iter(range(40))
     with pytest.raises(Interrupted):
-        run_cell(cell, tmp_path, How(frames_on_disk=on_disk), lambda: next(calls, None) is None)
+        run_cell(
+            cell, tmp_path, RunSettings(frames_on_disk=on_disk), lambda: next(calls, None) is None
+        )
     (block, *_) = (cell.path(tmp_path) / "checkpoint" / "blocks").iterdir()
     values = bytearray(block.read_bytes())
     values[5] ^= 1

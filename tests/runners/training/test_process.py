@@ -9,7 +9,7 @@ import torch
 
 from runners import generate, probe, watch
 from runners.cells.errors import UserError
-from runners.training.process import How
+from runners.cells.settings import RunSettings
 from runners.training.worker import run_here
 from tests.helpers.runs import ROOT, TINY, cell_of
 
@@ -58,6 +58,6 @@ def test_commands_compute_on_one_thread(command, tmp_path, two_threads):
 
 def test_runs_compute_on_one_thread(tmp_path, two_threads):
     cell = cell_of("sac", protocol=TINY)
-    (end,) = run_here((cell,), tmp_path, How(), lambda: True, lambda progress: None)
+    (end,) = run_here((cell,), tmp_path, RunSettings(), lambda: True, lambda progress: None)
     assert end.status == "stopped"
     assert torch.get_num_threads() == 1
