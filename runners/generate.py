@@ -34,6 +34,7 @@ from runners.cells.files import write_atomic
 from runners.cells.grid import agent_for
 from runners.cells.seeding import derive_seed
 from runners.terminal.cli import Parser, check_device, run_main
+from runners.terminal.options import add_run
 from runners.training.process import setup_process
 from runners.training.replica import make_env
 from runners.training.trained import load_policy, read_cell
@@ -165,10 +166,9 @@ def _for_pixels(name: str) -> type[Any] | None:
 def parser() -> Parser:
     """Arguments of the command."""
     result = Parser("runners.generate", str(__doc__))
-    result.add_argument("run", type=Path, metavar="RUN", help="run directory, .../seed-<k>")
+    add_run(result)
     result.add_argument("--frames", type=int, default=8, help="images from noise to frame")
     result.add_argument("--states", type=int, default=4, help="steps of the episode, one a row")
-    result.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     return result
 
 

@@ -26,6 +26,7 @@ from runners.cells.seeding import derive_seed
 from runners.cells.settings import RunSettings
 from runners.storage.rundir import RunDirectory
 from runners.terminal.cli import Parser, check_device, run_main
+from runners.terminal.options import add_run
 from runners.training.loop import Loop, Progress
 from runners.training.process import setup_process
 from runners.training.replica import make_env
@@ -100,10 +101,9 @@ def table(seen: dict[int, Array]) -> str:
 def parser() -> Parser:
     """Arguments of the command."""
     result = Parser("runners.probe", str(__doc__))
-    result.add_argument("run", type=Path, metavar="RUN", help="run directory, .../seed-<k>")
+    add_run(result)
     result.add_argument("--stages", type=int, default=4, help="how often to ask, at the end too")
     result.add_argument("--actions", type=int, default=200, help="actions for each stage")
-    result.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     return result
 
 

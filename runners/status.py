@@ -6,7 +6,6 @@ Reads files only, so it can be asked at any time and from any machine that sees 
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from collections import Counter
@@ -22,6 +21,7 @@ from runners.cells.errors import EXIT_OK, UserError
 from runners.cells.statuses import SHOWN
 from runners.storage.experiment_status import CellStatus, ExperimentStatus, read_status
 from runners.terminal.cli import Parser, run_main
+from runners.terminal.options import experiment_folder
 from runners.terminal.progress import MOST_ROWS, clock, make_console, make_table, number
 
 
@@ -149,14 +149,18 @@ def watch(path: Path, seconds: float, console: Console) -> None:
             time.sleep(seconds)
 
 
+def parser() -> Parser:
+    """Arguments of the command."""
+    result = Parser("runners.status", str(__doc__))
+    result.add_argument("experiment", help="NAME (a folder of results/) or a PATH")
+    result.add_argument("--watch", type=float, metavar="SECONDS", help="look again so often")
+    return result
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    parser = Parser("runners.status", str(__doc__))
-    parser.add_argument("experiment", help="NAME (a folder of results/) or a PATH")
-    parser.add_argument("--watch", type=float, metavar="SECONDS", help="look again so often")
-    arguments = parser.parse_args(argv)
-    text, seconds = arguments.experiment, arguments.watch
-    path = Path(text) if os.sep in text else Path("results") / text
+    arguments = parser().parse_args(argv)
+    path, seconds = experiment_folder(arguments.experiment), arguments.watch
     if seconds is not None and not 0 < seconds < float("inf"):
         raise UserError(f"--watch {seconds:g}: must be more than 0 seconds")
     console = make_console()
@@ -169,4 +173,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    run_main(lambda: main(sys.argv[1:]))
+    run_main(main)

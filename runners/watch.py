@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from envs.pixels import NoRendering, check_size, gl_problem
 from runners.cells.errors import EXIT_OK, UserError, positive
 from runners.cells.seeding import derive_seed
 from runners.terminal.cli import Parser, check_device, run_main
+from runners.terminal.options import add_run
 from runners.training.process import setup_process
 from runners.training.replica import make_env
 from runners.training.trained import load_policy, read_cell
@@ -163,7 +163,7 @@ def _image(env: gymnasium.Env[Any, Any]) -> Frame:
 def parser() -> Parser:
     """Arguments of the command."""
     result = Parser("runners.watch", str(__doc__))
-    result.add_argument("run", type=Path, metavar="RUN", help="run directory, .../seed-<k>")
+    add_run(result)
     result.add_argument("--episodes", type=int, default=1, help="one after the other in the film")
     result.add_argument("--seed", type=int, default=0, help="chooses the start states")
     result.add_argument(
@@ -173,7 +173,6 @@ def parser() -> Parser:
     result.add_argument(
         "--fps", type=float, help="steps per second (default: the task's own speed)"
     )
-    result.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     result.add_argument("--algo", metavar="FILE", help="the run's .py file, if it is not ours")
     return result
 
@@ -226,4 +225,4 @@ def _report(total: float, steps: int, success: float | None) -> None:
 
 
 if __name__ == "__main__":
-    run_main(lambda: main(sys.argv[1:]))
+    run_main(main)

@@ -28,9 +28,9 @@ from runners.cells.errors import EXIT_FAILED, EXIT_OK, positive
 from runners.cells.grid import make_cells
 from runners.cells.protocols import TOY
 from runners.cells.settings import RunSettings
+from runners.launchers.choose import default_workers
 from runners.launchers.local import LocalLauncher
 from runners.storage.rundir import open_experiment
-from runners.sweep import default_workers
 from runners.terminal.cli import Parser, run_main
 from runners.terminal.progress import View
 

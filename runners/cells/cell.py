@@ -51,16 +51,13 @@ class Cell:
     @property
     def identity(self) -> str:
         """Hash of the resolved values that decide the result, never of source text."""
-        protocol = self.protocol.manifest()
+        rules = self.protocol.manifest()
         facts = {
             "task": self.task,
             "algo": self.algo,
             "config": dict(self.config),
             "seed": self.seed,
-            # The name of the key is part of every hash there is.
-            "rules": {
-                k: protocol[k] for k in ("steps", "eval_every", "eval_episodes", "log_every")
-            },
+            "rules": {k: rules[k] for k in ("steps", "eval_every", "eval_episodes", "log_every")},
         }
         text = json.dumps(facts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

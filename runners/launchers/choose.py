@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -60,6 +61,13 @@ def add_launcher(parser: Parser) -> None:
     group.add_argument(
         "--slurm", action="append", metavar="KEY=VALUE", help="Slurm: other option of sbatch"
     )
+
+
+def default_workers(device: str) -> int:
+    """Runs at a time on this machine: one per core that this process may use, one per GPU."""
+    if device != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def make_launcher(arguments: argparse.Namespace, workers: int, settings: RunSettings) -> Launcher:

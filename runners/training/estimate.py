@@ -21,7 +21,7 @@ import envs
 from algos.base.agent import Agent, Array, Spaces, Transition
 from algos.parts.blocks import Block, Rows
 from runners.cells.cell import Cell
-from runners.terminal.options import frame_bytes
+from runners.terminal.machine import frame_bytes
 from runners.training.loop import make_agent
 from runners.training.replica import make_env
 

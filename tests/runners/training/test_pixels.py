@@ -18,7 +18,7 @@ from runners.cells.protocols import METAWORLD
 from runners.cells.settings import RunSettings
 from runners.storage.rundir import RunDirectory, open_experiment
 from runners.terminal.cli import run_main
-from runners.terminal.options import check_disk, frame_bytes
+from runners.terminal.machine import check_disk, frame_bytes
 from runners.training.estimate import estimate
 from runners.training.loop import Interrupted, Loop
 from runners.training.session import run_cell
@@ -84,7 +84,7 @@ def test_a_sweep_takes_what_fits_its_tasks(tmp_path, monkeypatch):
 def test_a_missing_gl_library_is_one_line_with_the_remedy(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        "runners.terminal.options.gl_problem", lambda: "no GL library: apt-get install it"
+        "runners.terminal.machine.gl_problem", lambda: "no GL library: apt-get install it"
     )
     for main, arguments in (
         (train.main, ["--algo=drqv2", "--task=metaworld/hammer"]),
@@ -115,7 +115,7 @@ def test_a_million_frames_need_22_gigabytes_and_are_refused_where_they_do_not_fi
     (cell,) = make_cells(["drqv2"], ["metaworld/hammer"], [0], full)
     assert 21e9 < frame_bytes(cell) == 1_000_000 * 84 * 84 * 3 < 22e9
     usage = type("Usage", (), {"free": 19 * GIB})
-    monkeypatch.setattr("runners.terminal.options.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("runners.terminal.machine.shutil.disk_usage", lambda path: usage)
     with pytest.raises(UserError, match=r"19456 MB free on its disk, 20387 MB needed"):
         check_disk(Path("results/x"), frame_bytes(cell))
     assert frame_bytes(cell_of("sac")) == 0
