@@ -5,7 +5,7 @@
 The trained policy plays one episode. For some of its steps, spread evenly over it, the agent
 draws the next frame given what it saw and did, and `generation.png` in the run directory shows
 each drawing on its way from noise to a frame, beside the true next frame. `generation.csv` has
-the squared error of each picture. Diff-SR from pixels can do this.
+the squared error of each image. Diff-SR from pixels can do this.
 """
 
 from __future__ import annotations
@@ -18,32 +18,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+import algos
+import envs
+from algos.parts.rng import ReplicaRng
+from algos.parts.vision import FRAME
+from runners.cells.cell import Cell
+from runners.cells.errors import EXIT_OK, UserError, positive
+from runners.cells.files import write_atomic
+from runners.cells.grid import agent_for
+from runners.cells.seeding import derive_seed
+from runners.terminal.cli import Parser, check_device, run_main
+from runners.terminal.options import add_run
 from runners.training.process import setup_process
-
-setup_process()
-
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
-from torch import Tensor  # noqa: E402
-
-import algos  # noqa: E402
-import envs  # noqa: E402
-from algos.parts.rng import ReplicaRng  # noqa: E402
-from algos.parts.vision import FRAME  # noqa: E402
-from runners.cells.cell import Cell  # noqa: E402
-from runners.cells.errors import EXIT_OK, UserError, positive  # noqa: E402
-from runners.cells.files import write_atomic  # noqa: E402
-from runners.cells.grid import agent_for  # noqa: E402
-from runners.cells.seeding import derive_seed  # noqa: E402
-from runners.terminal.cli import Parser, check_device, run_main  # noqa: E402
-from runners.training.replica import make_env  # noqa: E402
-from runners.training.trained import load_policy, read_cell  # noqa: E402
+from runners.training.replica import make_env
+from runners.training.trained import load_policy, read_cell
 
 Array = NDArray[Any]
 
-MOST = 64  # rows and columns of the picture
+MOST = 64  # rows and columns of the figure
 PANEL = 0.95  # inches
 COLUMNS = ("state", "agent_step", "level", "error")
 
@@ -118,8 +116,8 @@ def draw(steps: Steps, drawn: Array, levels: Sequence[int], title: str) -> bytes
     axes = figure.subplots(rows, columns, squeeze=False)
     for n, row in enumerate(axes):
         row[0].set_ylabel(f"step {steps.number[n]}", fontsize=9)
-        for axis, picture in zip(row, [steps.next_frame[n], *drawn[n]], strict=True):
-            axis.imshow(picture.transpose(1, 2, 0), interpolation="nearest")
+        for axis, image in zip(row, [steps.next_frame[n], *drawn[n]], strict=True):
+            axis.imshow(image.transpose(1, 2, 0), interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
     for axis, name in zip(axes[0], ["next frame", *map(str, levels)], strict=True):
@@ -168,10 +166,9 @@ def _for_pixels(name: str) -> type[Any] | None:
 def parser() -> Parser:
     """Arguments of the command."""
     result = Parser("runners.generate", str(__doc__))
-    result.add_argument("run", type=Path, metavar="RUN", help="run directory, .../seed-<k>")
-    result.add_argument("--frames", type=int, default=8, help="pictures from noise to frame")
+    add_run(result)
+    result.add_argument("--frames", type=int, default=8, help="images from noise to frame")
     result.add_argument("--states", type=int, default=4, help="steps of the episode, one a row")
-    result.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     return result
 
 
@@ -187,14 +184,15 @@ def check(arguments: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = parser().parse_args(argv)
+    setup_process()
     check(arguments)
     cell, agent = generator(arguments.run, arguments.device)
     steps = play(agent, cell, arguments.states)
     drawn = generate(agent, steps, arguments.frames, arguments.device)
     levels = agent.shown_levels(arguments.frames)
     error = errors(drawn, steps.next_frame)
-    picture = draw(steps, drawn, levels, cell.name)
-    write_atomic(arguments.run / "generation.png", picture)
+    figure = draw(steps, drawn, levels, cell.name)
+    write_atomic(arguments.run / "generation.png", figure)
     write_atomic(arguments.run / "generation.csv", table(steps, levels, error))
     print(f"mean squared error of the drawn frames: {error[:, -1].mean():.4f}")
     print(f"files: {arguments.run / 'generation.png'}, {arguments.run / 'generation.csv'}")

@@ -16,22 +16,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runners.training.process import How, setup_process
+import numpy as np
+from numpy.typing import NDArray
 
-setup_process()
-
-import numpy as np  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
-
-from runners.cells.cell import Cell  # noqa: E402
-from runners.cells.errors import EXIT_OK, UserError, positive  # noqa: E402
-from runners.cells.files import write_atomic  # noqa: E402
-from runners.cells.seeding import derive_seed  # noqa: E402
-from runners.storage.rundir import RunDirectory  # noqa: E402
-from runners.terminal.cli import Parser, check_device, run_main  # noqa: E402
-from runners.training.loop import Loop, Progress  # noqa: E402
-from runners.training.replica import make_env  # noqa: E402
-from runners.training.trained import read_cell  # noqa: E402
+from runners.cells.cell import Cell
+from runners.cells.errors import EXIT_OK, UserError, positive
+from runners.cells.files import write_atomic
+from runners.cells.seeding import derive_seed
+from runners.cells.settings import RunSettings
+from runners.storage.rundir import RunDirectory
+from runners.terminal.cli import Parser, check_device, run_main
+from runners.terminal.options import add_run
+from runners.training.loop import Loop, Progress
+from runners.training.process import setup_process
+from runners.training.replica import make_env
+from runners.training.trained import read_cell
 
 Array = NDArray[Any]
 FILE = "actions.csv"
@@ -75,7 +74,7 @@ def repeat_run(
             seen[progress.step] = loop.agent.act(obs, explore=False)[0]
             loop.agent.eval_rng.load_state_dict(streams)
 
-    loop = Loop((cell,), (directory,), How(device, float("inf")), report=ask)
+    loop = Loop((cell,), (directory,), RunSettings(device, float("inf")), report=ask)
     wanted = set(stages(cell.protocol.steps, count, loop.repeat))
     env = make_env(cell.task)
     start, _ = env.reset(seed=derive_seed("probe", cell.task, cell.seed))
@@ -102,16 +101,16 @@ def table(seen: dict[int, Array]) -> str:
 def parser() -> Parser:
     """Arguments of the command."""
     result = Parser("runners.probe", str(__doc__))
-    result.add_argument("run", type=Path, metavar="RUN", help="run directory, .../seed-<k>")
+    add_run(result)
     result.add_argument("--stages", type=int, default=4, help="how often to ask, at the end too")
     result.add_argument("--actions", type=int, default=200, help="actions for each stage")
-    result.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = parser().parse_args(argv)
+    setup_process()
     positive("stages", arguments.stages)
     positive("actions", arguments.actions)
     check_device(arguments.device)

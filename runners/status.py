@@ -6,7 +6,6 @@ Reads files only, so it can be asked at any time and from any machine that sees 
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from collections import Counter
@@ -20,8 +19,9 @@ from rich.live import Live
 
 from runners.cells.errors import EXIT_OK, UserError
 from runners.cells.statuses import SHOWN
-from runners.storage.survey import Seen, Survey, survey
+from runners.storage.experiment_status import CellStatus, ExperimentStatus, read_status
 from runners.terminal.cli import Parser, run_main
+from runners.terminal.options import experiment_folder
 from runners.terminal.progress import MOST_ROWS, clock, make_console, make_table, number
 
 
@@ -58,24 +58,25 @@ class Section:
         return ["", self.title, *(f"  {text}" for text in texts)]
 
 
-def summary(seen: Survey) -> list[str]:
+def summary(experiment: ExperimentStatus) -> list[str]:
     """How many cells are how far, when it ends, and what it takes."""
-    counts = Counter(cell.status for cell in seen.cells)
+    counts = Counter(cell.status for cell in experiment.cells)
     told = ", ".join(f"{counts[status]} {status}" for status in SHOWN if counts[status])
-    lines = [f"{seen.path} ({seen.protocol}), {len(seen.cells)} cells: {told or 'none'}"]
-    if seen.total_eta is not None:
-        lines.append(f"all done in about {clock(seen.total_eta)}, if so many run at a time")
-    disk = f"{_megabytes(seen.disk.total)}, {_megabytes(seen.disk.checkpoints)} of it checkpoints"
-    return [*lines, f"on disk: {disk}"]
+    count = f"{len(experiment.cells)} cells"
+    lines = [f"{experiment.path} ({experiment.protocol}), {count}: {told or 'none'}"]
+    if experiment.total_eta is not None:
+        lines.append(f"all done in about {clock(experiment.total_eta)}, if so many run at a time")
+    total, checkpoints = experiment.disk.total, experiment.disk.checkpoints
+    return [*lines, f"on disk: {_megabytes(total)}, {_megabytes(checkpoints)} of it checkpoints"]
 
 
-def sections(seen: Survey) -> list[Section]:
+def sections(experiment: ExperimentStatus) -> list[Section]:
     """What runs, what went wrong, results so far, notices; none that would be empty."""
-    running = [_running_row(seen, cell) for cell in seen.having("running")]
-    bad = seen.having("failed", "diverged", "unreadable", "interrupted", "unsupported")
+    running = [_running_row(experiment, cell) for cell in experiment.having("running")]
+    bad = experiment.having("failed", "diverged", "unreadable", "interrupted", "unsupported")
     reasons = [(cell.name, cell.status, cell.reason or _hint(cell)) for cell in bad]
-    methods = [_method_row(*key, cells) for key, cells in seen.methods.items()]
-    notices = [(cell.name, notice) for cell in seen.cells for notice in cell.notices]
+    methods = [_method_row(*key, cells) for key, cells in experiment.methods.items()]
+    notices = [(cell.name, notice) for cell in experiment.cells for notice in cell.notices]
     numbers = ("progress", "steps/s", "last return", "ETA", "seen")
     found = [
         Section("running", ("cell", "where"), numbers, running),
@@ -86,13 +87,13 @@ def sections(seen: Survey) -> list[Section]:
     return [section for section in found if section.rows]
 
 
-def _running_row(seen: Survey, cell: Seen) -> tuple[str, ...]:
+def _running_row(experiment: ExperimentStatus, cell: CellStatus) -> tuple[str, ...]:
     assert cell.holder is not None, "a cell runs where a process has it"
-    eta = seen.eta(cell)
+    eta = experiment.eta(cell)
     return (
         cell.name,
         f"{cell.holder.host} {cell.holder.pid}",
-        f"{min(cell.step, seen.steps):,}/{seen.steps:,}",
+        f"{min(cell.step, experiment.steps):,}/{experiment.steps:,}",
         number(cell.rate, 1),
         number(cell.last_return, 1),
         "-" if eta is None else clock(eta),
@@ -100,11 +101,11 @@ def _running_row(seen: Survey, cell: Seen) -> tuple[str, ...]:
     )
 
 
-def _hint(cell: Seen) -> str:
+def _hint(cell: CellStatus) -> str:
     return "no process has it; run the sweep again" if cell.status == "interrupted" else ""
 
 
-def _method_row(task: str, label: str, cells: Sequence[Seen]) -> tuple[str, ...]:
+def _method_row(task: str, label: str, cells: Sequence[CellStatus]) -> tuple[str, ...]:
     counts = Counter(cell.status for cell in cells)
     returns = [cell.last_return for cell in cells if cell.last_return is not None]
     return (
@@ -120,45 +121,51 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.0f} MB"
 
 
-def show(seen: Survey, console: Console) -> None:
+def show(experiment: ExperimentStatus, console: Console) -> None:
     """Print once: tables in a terminal, lines elsewhere."""
     if console.is_terminal:
-        console.print(_screen(seen, sys.maxsize))
+        console.print(_screen(experiment, sys.maxsize))
         return
-    lines = summary(seen) + [line for section in sections(seen) for line in section.lines()]
+    lines = summary(experiment) + [
+        line for section in sections(experiment) for line in section.lines()
+    ]
     console.print("\n".join(lines), soft_wrap=True)
 
 
-def _screen(seen: Survey, most: int) -> Group:
-    return Group(*summary(seen), *(section.table(most) for section in sections(seen)))
+def _screen(experiment: ExperimentStatus, most: int) -> Group:
+    return Group(*summary(experiment), *(section.table(most) for section in sections(experiment)))
 
 
 def watch(path: Path, seconds: float, console: Console) -> None:
     """Show again and again until Ctrl-C."""
     if not console.is_terminal:
         while True:
-            show(survey(path), console)
+            show(read_status(path), console)
             console.print()
             time.sleep(seconds)
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            live.update(_screen(survey(path), MOST_ROWS), refresh=True)
+            live.update(_screen(read_status(path), MOST_ROWS), refresh=True)
             time.sleep(seconds)
+
+
+def parser() -> Parser:
+    """Arguments of the command."""
+    result = Parser("runners.status", str(__doc__))
+    result.add_argument("experiment", help="NAME (a folder of results/) or a PATH")
+    result.add_argument("--watch", type=float, metavar="SECONDS", help="look again so often")
+    return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    parser = Parser("runners.status", str(__doc__))
-    parser.add_argument("experiment", help="NAME (a folder of results/) or a PATH")
-    parser.add_argument("--watch", type=float, metavar="SECONDS", help="look again so often")
-    arguments = parser.parse_args(argv)
-    text, seconds = arguments.experiment, arguments.watch
-    path = Path(text) if os.sep in text else Path("results") / text
+    arguments = parser().parse_args(argv)
+    path, seconds = experiment_folder(arguments.experiment), arguments.watch
     if seconds is not None and not 0 < seconds < float("inf"):
         raise UserError(f"--watch {seconds:g}: must be more than 0 seconds")
     console = make_console()
     if seconds is None:
-        show(survey(path), console)
+        show(read_status(path), console)
         return EXIT_OK
     with contextlib.suppress(KeyboardInterrupt):
         watch(path, seconds, console)
@@ -166,4 +173,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    run_main(lambda: main(sys.argv[1:]))
+    run_main(main)

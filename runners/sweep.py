@@ -5,91 +5,143 @@ Finished cells are not run again; a sweep that was killed goes on with the same 
 
 from __future__ import annotations
 
-import os
+import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 import algos
 import envs
 from algos.base.agent import Agent
 from runners.cells.cell import Cell
-from runners.cells.errors import EXIT_AGAIN, EXIT_FAILED, EXIT_OK, EXIT_USAGE, UserError, positive
-from runners.cells.grid import agent_for, make_cells, parse_seeds, split, unsupported
-from runners.cells.protocols import protocol
-from runners.launchers.choose import add_launcher, make_launcher
+from runners.cells.errors import EXIT_AGAIN, EXIT_FAILED, EXIT_OK, UserError, positive
+from runners.cells.grid import agent_for, make_cells, split, unsupported
+from runners.cells.protocols import Protocol, get_protocol
+from runners.cells.settings import RunSettings
+from runners.launchers.choose import Launcher, add_launcher, default_workers, make_launcher
 from runners.storage import manifest
-from runners.storage.requested import write_plan
+from runners.storage.requested import write_requested
 from runners.storage.rundir import RunDirectory, open_experiment
 from runners.terminal.cli import Parser, check_device, run_main
+from runners.terminal.machine import check_disk, check_drawing, frame_bytes
 from runners.terminal.options import (
-    add_common,
-    check_common,
-    check_disk,
-    check_drawing,
+    add_help_algo,
+    add_protocol,
+    add_seeds,
+    add_settings,
+    both_forms,
     experiment_path,
-    frame_bytes,
-    how_of,
-    options_text,
+    seeds_of,
+    settings_of,
 )
-from runners.terminal.progress import Row, View, clock, make_console
+from runners.terminal.progress import Row, View, make_console
+from runners.training.dry_run import dry_run
 from runners.training.groups import make_runs
+from runners.training.tracking import check_sinks
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command line asks for.
+
+    Attributes:
+        entries: algorithms, each with its preset if it has one.
+        tasks: task ids.
+        seeds: seed indices.
+        sets: options of algorithms, `algo.option=value`.
+        protocol: what all cells have in common.
+        experiment: the folder where cells live.
+        settings: how runs are done.
+        workers: runs at a time; None is all.
+        replicas: most seeds that one process trains together; None is all that the agent takes.
+    """
+
+    entries: Sequence[str]
+    tasks: Sequence[str]
+    seeds: Sequence[int]
+    sets: Sequence[str]
+    protocol: Protocol
+    experiment: Path
+    settings: RunSettings
+    workers: int | None
+    replicas: int | None
 
 
 def parser() -> Parser:
     """Arguments of the command."""
-    result = Parser("runners.sweep", str(__doc__), epilog=options_text(algos.list_algos()))
-    names = ", ".join(algos.list_algos())
-    result.add_argument(
-        "--algos",
-        help=f"comma list of {names}, or ALGO@PRESET, or a .py file of your own; "
-        "default: all that take the observations of one of the tasks",
+    result = Parser("runners.sweep", str(__doc__), usage="python -m runners.sweep [option ...]")
+    cells = result.add_argument_group("what is run")
+    cells.add_argument(
+        *both_forms("algos"),
+        metavar="NAMES",
+        help=f"comma list of {', '.join(algos.list_algos())}, or ALGO@PRESET, or a .py file of "
+        "your own; default: all that take the observations of one of the tasks",
     )
-    result.add_argument("--tasks", help="comma list of task ids; default: the protocol's")
-    result.add_argument("--seeds", help="a count like 4, or a list like 0,3,7")
-    result.add_argument(
+    cells.add_argument(
+        *both_forms("tasks"), metavar="IDS", help="comma list of task ids; default: the protocol's"
+    )
+    add_seeds(cells, "the protocol's")
+    cells.add_argument(
+        "--set", action="append", default=[], metavar="ALGO.OPTION=VALUE", help="option of an agent"
+    )
+    add_protocol(cells)
+    runs = result.add_argument_group("how it is run")
+    add_settings(runs)
+    runs.add_argument(
         "--replicas",
         type=int,
+        metavar="N",
         help="seeds that one process trains together; default: 1, on CUDA all that the agent takes",
     )
-    result.add_argument(
+    runs.add_argument(
         "--step-timeout",
         type=float,
         default=1800.0,
         metavar="SECONDS",
         help="kill a worker that makes no step for so long, and try its run again",
     )
-    result.add_argument(
-        "--set", action="append", default=[], metavar="ALGO.OPTION=VALUE", help="option of an agent"
-    )
-    result.add_argument("--dry-run", action="store_true", help="show the cells and their cost only")
-    result.add_argument("--no-report", action="store_true", help="leave the report out at the end")
-    add_common(result)
     add_launcher(result)
+    output = result.add_argument_group("what is shown")
+    output.add_argument("--dry-run", action="store_true", help="show the cells and their cost only")
+    output.add_argument("--no-report", action="store_true", help="leave the report out at the end")
+    add_help_algo(result)
     return result
-
-
-def default_workers(device: str) -> int:
-    """One process per core that this process may use, one per GPU."""
-    if device != "cpu":
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def takes_one_of(tasks: Sequence[str], agent: type[Agent]) -> bool:
-    """Whether the agent takes the observations of one of the tasks."""
-    return any(agent_for(agent, task) is not None for task in tasks)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = parser().parse_args(argv)
-    rules = protocol(arguments.protocol).with_steps(arguments.steps)
-    tasks = split(arguments.tasks) if arguments.tasks is not None else list(rules.tasks)
+    request, console = read_request(arguments), make_console()
+    cells = make_cells(
+        request.entries, request.tasks, request.seeds, request.protocol, request.sets
+    )
+    check_drawing([cell for cell in cells if unsupported(cell) is None])
+    workers = request.workers or len(cells)
+    if arguments.dry_run:
+        return dry_run(cells, request.experiment, request.settings.device, workers, console)
+    waiting = begin(request, cells, workers, console)
+    launcher = make_launcher(arguments, workers, request.settings)
+    rows = execute(request, waiting, launcher, console)
+    if rows is None:
+        console.print(launcher.stopped)
+        return EXIT_AGAIN
+    complete = all_well(rows, console)
+    reported = arguments.no_report or report(request.experiment) == EXIT_OK
+    return EXIT_OK if complete and reported else EXIT_FAILED
+
+
+def read_request(arguments: argparse.Namespace) -> Request:
+    """What the arguments ask for.
+
+    Raises:
+        UserError: a value is impossible, or this machine does not have it.
+    """
+    protocol = get_protocol(arguments.protocol).with_steps(arguments.steps)
+    tasks = split(arguments.tasks) if arguments.tasks is not None else list(protocol.tasks)
     entries = algos.list_algos() if arguments.algos is None else split(arguments.algos)
     for name, values, valid in (
         ("algos", entries, algos.list_algos()),
@@ -99,47 +151,67 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"--{name} '': valid {name} are {', '.join(valid)}")
     if arguments.algos is None:
         entries = [name for name in entries if takes_one_of(tasks, algos.load(name))]
-    seeds = parse_seeds(arguments.seeds if arguments.seeds is not None else str(rules.seeds))
-    cells = make_cells(entries, tasks, seeds, rules, arguments.set)
     local = arguments.launcher == "local"  # else the devices are those of other machines
     device = check_device(arguments.device) if local else arguments.device
-    asked = arguments.workers
-    default = default_workers(device) if local else len(cells)
-    workers = default if asked is None else positive("workers", asked)
-    if arguments.replicas is not None:
-        positive("replicas", arguments.replicas)
-    if not arguments.step_timeout > 0:  # NaN as well
-        raise UserError(f"--step-timeout {arguments.step_timeout:g}: must be above 0")
-    check_common(arguments)
-    check_drawing([cell for cell in cells if unsupported(cell) is None])
-    how = how_of(arguments, device, arguments.step_timeout)
-    experiment = experiment_path(arguments, rules)
-    console = make_console()
-    if arguments.dry_run:
-        return dry_run(cells, experiment, device, workers, console)
+    for name in ("workers", "replicas"):
+        if getattr(arguments, name) is not None:
+            positive(name, getattr(arguments, name))
+    return Request(
+        entries=entries,
+        tasks=tasks,
+        seeds=seeds_of(arguments, protocol.seeds),
+        sets=arguments.set,
+        protocol=protocol,
+        experiment=experiment_path(arguments, protocol),
+        settings=settings_of(
+            arguments, device, check_sinks(arguments.track), arguments.step_timeout
+        ),
+        workers=arguments.workers or (default_workers(device) if local else None),
+        replicas=arguments.replicas or (1 if device == "cpu" else None),
+    )
+
+
+def takes_one_of(tasks: Sequence[str], agent: type[Agent]) -> bool:
+    """Whether the agent takes the observations of one of the tasks."""
+    return any(agent_for(agent, task) is not None for task in tasks)
+
+
+def begin(request: Request, cells: Sequence[Cell], workers: int, console: Console) -> list[Cell]:
+    """Open the experiment and note what is asked for; returns the cells that are not done.
+
+    Raises:
+        UserError: the folder holds something else, or its disk is too small.
+    """
+    experiment = request.experiment
     check_disk(experiment)
-    open_experiment(experiment, rules)
+    open_experiment(experiment, request.protocol)
     waiting = unfinished(cells, experiment, console)
-    write_plan(cells, experiment)
+    write_requested(cells, experiment)
     frames = [frame_bytes(cell) for cell in waiting if unsupported(cell) is None]
     check_disk(experiment, sum(sorted(frames, reverse=True)[:workers]))
-    launcher = make_launcher(arguments, workers, how)
-    with View(waiting, console, f"{experiment} ({rules.name})") as view:
-        supported = [cell for cell in waiting if not refused(cell, experiment, device, view)]
-        replicas = arguments.replicas or (1 if device == "cpu" else None)
-        runs = make_runs(supported, experiment, replicas)
+    return waiting
+
+
+def execute(
+    request: Request, cells: Sequence[Cell], launcher: Launcher, console: Console
+) -> list[Row] | None:
+    """Run cells to their ends; returns how each ended, None if the sweep was stopped."""
+    experiment, device = request.experiment, request.settings.device
+    with View(cells, console, f"{experiment} ({request.protocol.name})") as view:
+        supported = [cell for cell in cells if not refused(cell, experiment, device, view)]
+        runs = make_runs(supported, experiment, request.replicas)
         for cell in (cell for run in runs for cell in run):  # a group may hold more than asked
             view.rows.setdefault(cell.name, Row(cell))
         finished = launcher.run(runs, experiment, view) if runs else True
-    if not finished:
-        console.print(launcher.stopped)
-        return EXIT_AGAIN
-    bad = [row for row in view.rows.values() if row.status != "done"]
+    return list(view.rows.values()) if finished else None
+
+
+def all_well(rows: Sequence[Row], console: Console) -> bool:
+    """Print every row that is not done; returns whether none has failed."""
+    bad = [row for row in rows if row.status != "done"]
     for row in bad:
         console.print(f"{row.cell.name}: {row.status}: {row.reason}", soft_wrap=True)
-    reported = EXIT_OK if arguments.no_report else report(experiment)
-    ends = {row.status for row in bad} - {"unsupported"}  # that is an answer, not a failure
-    return EXIT_FAILED if reported or ends else EXIT_OK
+    return {row.status for row in bad} <= {"unsupported"}  # that is an answer, not a failure
 
 
 def unfinished(cells: Sequence[Cell], experiment: Path, console: Console) -> list[Cell]:
@@ -169,46 +241,5 @@ def report(experiment: Path) -> int:
     return subprocess.run([sys.executable, "-m", "analysis.report", str(experiment)]).returncode
 
 
-def dry_run(
-    cells: Sequence[Cell], experiment: Path, device: str, workers: int, console: Console
-) -> int:
-    """Show the cells with measured estimates of time, memory and disk."""
-    from runners.training.process import setup_process
-
-    setup_process()
-    from runners.training.estimate import estimates
-
-    table = Table(title=f"{len(cells)} cells for {experiment}, {workers} workers")
-    for column in ("cell", "steps", "time", "memory", "checkpoint", "state"):
-        table.add_column(column, justify="left" if column == "cell" else "right", no_wrap=True)
-    reasons = {cell.name: unsupported(cell) for cell in cells}
-    supported = [cell for cell in cells if reasons[cell.name] is None]
-    costs = estimates(supported, device)
-    left = 0.0
-    for cell, cost in zip(supported, costs, strict=True):
-        state = RunDirectory(cell, experiment).status()
-        left += 0.0 if state == "done" else cost.seconds
-        sizes = (f"{cost.memory >> 20:,} MB", f"{cost.disk >> 20:,} MB")
-        table.add_row(cell.name, f"{cell.protocol.steps:,}", clock(cost.seconds), *sizes, state)
-    for cell in cells:
-        if reasons[cell.name] is not None:
-            table.add_row(cell.name, *"-" * 4, "unsupported")
-    console.print(table)
-    for reason in dict.fromkeys(filter(None, reasons.values())):
-        console.print(f"unsupported: {reason}", soft_wrap=True)
-    largest = sorted((cost.memory for cost in costs), reverse=True)[:workers]
-    disk = sum(sorted((cost.disk for cost in costs), reverse=True)[:workers])
-    console.print(
-        f"about {clock(left / workers)} on {workers} workers, "
-        f"{sum(largest) >> 20:,} MB of memory, {disk >> 20:,} MB of disk for checkpoints"
-    )
-    try:
-        check_disk(experiment, disk)
-    except UserError as error:
-        console.print(f"this would be refused: {error}", soft_wrap=True)
-        return EXIT_USAGE
-    return EXIT_OK
-
-
 if __name__ == "__main__":
-    run_main(lambda: main(sys.argv[1:]))
+    run_main(main)

@@ -2,71 +2,91 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Sequence
 
-from runners.training.process import setup_process
-
-setup_process()
-
-import algos  # noqa: E402
-from runners.cells.errors import EXIT_AGAIN, EXIT_FAILED, EXIT_OK, UserError  # noqa: E402
-from runners.cells.grid import make_cells, parse_entry, unsupported  # noqa: E402
-from runners.cells.protocols import protocol  # noqa: E402
-from runners.storage.rundir import open_experiment  # noqa: E402
-from runners.terminal.cli import Parser, check_device, run_main  # noqa: E402
-from runners.terminal.options import (  # noqa: E402
-    add_common,
-    check_common,
-    check_disk,
-    check_drawing,
+import algos
+from runners.cells.cell import Cell
+from runners.cells.errors import EXIT_AGAIN, EXIT_FAILED, EXIT_OK, UserError
+from runners.cells.grid import make_cells, parse_entry, unsupported
+from runners.cells.protocols import Protocol, get_protocol
+from runners.storage.rundir import open_experiment
+from runners.terminal.cli import Parser, check_device, run_main
+from runners.terminal.machine import check_disk, check_drawing, frame_bytes
+from runners.terminal.options import (
+    add_help_algo,
+    add_protocol,
+    add_seeds,
+    add_settings,
+    both_forms,
     experiment_path,
-    frame_bytes,
-    how_of,
-    options_text,
+    only_one,
+    seeds_of,
+    settings_of,
 )
-from runners.terminal.progress import View, make_console  # noqa: E402
-from runners.training.loop import Progress  # noqa: E402
-from runners.training.worker import StopFlag, run_here  # noqa: E402
+from runners.terminal.progress import View, make_console
+from runners.training.loop import Progress
+from runners.training.tracking import check_sinks
+from runners.training.worker import StopFlag, run_here
 
 
 def parser() -> Parser:
     """Arguments of the command."""
-    result = Parser("runners.train", str(__doc__), epilog=options_text(algos.list_algos()))
-    result.add_argument("--algo", required=True, help="ALGO or ALGO@PRESET; ALGO may be a .py file")
-    result.add_argument("--task", required=True, help="task id, for example mbbl/HalfCheetah")
-    result.add_argument("--seed", default="0", help="seed index")
-    result.add_argument(
+    result = Parser("runners.train", str(__doc__))
+    cell = result.add_argument_group("what is run")
+    cell.add_argument(
+        *both_forms("algo"),
+        required=True,
+        metavar="NAME",
+        help=f"one of {', '.join(algos.list_algos())}, or ALGO@PRESET, or a .py file of your own",
+    )
+    cell.add_argument(
+        *both_forms("task"), required=True, metavar="ID", help="for example mbbl/HalfCheetah"
+    )
+    add_seeds(cell, "seed 0")
+    cell.add_argument(
         "--set", action="append", default=[], metavar="OPTION=VALUE", help="option of the agent"
     )
-    add_common(result)
+    add_protocol(cell)
+    add_settings(result.add_argument_group("how it is run"))
+    add_help_algo(result)
     return result
+
+
+def make_cell(arguments: argparse.Namespace, protocol: Protocol) -> Cell:
+    """The cell that a command line asks for.
+
+    Raises:
+        UserError: it asks for several, or for one that there is not.
+    """
+    entry, task = only_one("algo", arguments.algo), only_one("task", arguments.task)
+    algo = algos.name_of(parse_entry(entry)[0])
+    for text in arguments.set:
+        if not all(text.partition("=")):
+            raise UserError(f"--set {text}: expected OPTION=VALUE")
+    seeds = seeds_of(arguments, 1)
+    if len(seeds) > 1:
+        name = "seeds" if arguments.seed is None else "seed"
+        given = f"--{name} {getattr(arguments, name)}"
+        raise UserError(f"{given}: expected one number, 0 or more; runners.sweep takes several")
+    sets = [f"{algo}.{text}" for text in arguments.set]
+    (cell,) = make_cells([entry], [task], seeds, protocol, sets)
+    if (reason := unsupported(cell)) is not None:
+        raise UserError(f"--task {cell.task}: {reason}")
+    return cell
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = parser().parse_args(argv)
-    rules = protocol(arguments.protocol).with_steps(arguments.steps)
-    algo = algos.name_of(parse_entry(arguments.algo)[0])
-    for text in arguments.set:
-        if not all(text.partition("=")):
-            raise UserError(f"--set {text}: expected OPTION=VALUE")
-    sets = [f"{algo}.{text}" for text in arguments.set]
-    if not arguments.seed.isdecimal():
-        raise UserError(
-            f"--seed {arguments.seed}: expected one number, 0 or more; runners.sweep takes several"
-        )
-    (cell,) = make_cells([arguments.algo], [arguments.task], [int(arguments.seed)], rules, sets)
-    reason = unsupported(cell)
-    if reason is not None:
-        raise UserError(f"--task {cell.task}: {reason}")
+    protocol = get_protocol(arguments.protocol).with_steps(arguments.steps)
+    cell = make_cell(arguments, protocol)
     device = check_device(arguments.device)
-    check_common(arguments)
     check_drawing([cell])
-    experiment = experiment_path(arguments, rules)
+    experiment = experiment_path(arguments, protocol)
     check_disk(experiment, frame_bytes(cell))
-    how = how_of(arguments, device)
-    open_experiment(experiment, rules)
+    settings = settings_of(arguments, device, check_sinks(arguments.track))
+    open_experiment(experiment, protocol)
     console = make_console()
     with View([cell], console, cell.name) as view:
         row = view.row(cell)
@@ -78,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             view.refresh()
 
         with StopFlag() as stop:
-            (end,) = run_here((cell,), experiment, how, stop, report)
+            (end,) = run_here((cell,), experiment, settings, stop, report)
         if end.status == "refused":
             raise UserError(str(end.reason))
         row.end(end.status, end.reason)
@@ -88,4 +108,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    run_main(lambda: main(sys.argv[1:]))
+    run_main(main)

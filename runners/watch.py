@@ -9,30 +9,27 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+import envs
+from algos.base.agent import Agent
+from envs.parts.pixels import NoRendering, check_size, gl_problem
+from runners.cells.errors import EXIT_OK, UserError, positive
+from runners.cells.seeding import derive_seed
+from runners.terminal.cli import Parser, check_device, run_main
+from runners.terminal.options import add_run
 from runners.training.process import setup_process
-
-setup_process()
-
-import gymnasium  # noqa: E402
-import numpy as np  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
-from PIL import Image  # noqa: E402
-
-import envs  # noqa: E402
-from algos.base.agent import Agent  # noqa: E402
-from envs.parts.pixels import NoRendering, check_size, gl_problem  # noqa: E402
-from runners.cells.errors import EXIT_OK, UserError, positive  # noqa: E402
-from runners.cells.seeding import derive_seed  # noqa: E402
-from runners.terminal.cli import Parser, check_device, run_main  # noqa: E402
-from runners.training.replica import make_env  # noqa: E402
-from runners.training.trained import load_policy, read_cell  # noqa: E402
+from runners.training.replica import make_env
+from runners.training.trained import load_policy, read_cell
 
 Frame = NDArray[np.uint8]
 FPS = 30.0  # of a task that does not say
@@ -45,7 +42,7 @@ def write_gif(path: Path, frames: Iterable[Frame], size: int, fps: float) -> Non
 
     Args:
         path: ends in `.gif`.
-        frames: pictures `[size, size, 3]`, at least one.
+        frames: images `[size, size, 3]`, at least one.
         size: of a side.
         fps: frames per second.
     """
@@ -103,10 +100,10 @@ def check_out(path: Path) -> Path:
 
 
 def make_stage(task: str, size: int) -> gymnasium.Env[Any, Any]:
-    """The environment of a task that draws pictures of `size` x `size` pixels.
+    """The environment of a task that draws images of `size` x `size` pixels.
 
     Raises:
-        UserError: the task has no pictures, or this machine cannot draw.
+        UserError: the task has no images, or this machine cannot draw.
     """
     wanted: dict[str, Any] = {"render_mode": "rgb_array", "width": size, "height": size}
     options = {name: value for name, value in wanted.items() if name in envs.task(task).options}
@@ -124,13 +121,13 @@ def play(
     every: int = 1,
     report: Callable[[float, int, float | None], None] = lambda total, steps, success: None,
 ) -> Iterator[Frame]:
-    """Pictures `[H, W, 3]` of an episode for each of `seeds`, first and last state included.
+    """Images `[H, W, 3]` of an episode for each of `seeds`, first and last state included.
 
     Args:
         agent: acts without exploration.
         env: with actions in [-1, 1]; it draws.
         seeds: of the start states.
-        every: steps from one picture to the next.
+        every: steps from one image to the next.
         report: called after each episode with return, steps, and success if the task has it.
 
     Raises:
@@ -139,7 +136,7 @@ def play(
     for seed in seeds:
         obs, _ = env.reset(seed=seed)
         total, steps, success, over = 0.0, 0, None, False
-        yield _picture(env)
+        yield _image(env)
         while not over:
             action = agent.act(np.asarray(obs)[None, None], explore=False)[0, 0]
             if not np.isfinite(action).all():
@@ -149,11 +146,11 @@ def play(
             if "success" in info:
                 success = max(success or 0.0, float(info["success"]))
             if over or steps % every == 0:
-                yield _picture(env)
+                yield _image(env)
         report(total, steps, success)
 
 
-def _picture(env: gymnasium.Env[Any, Any]) -> Frame:
+def _image(env: gymnasium.Env[Any, Any]) -> Frame:
     try:
         return np.asarray(env.render(), np.uint8)
     except NoRendering as error:
@@ -166,7 +163,7 @@ def _picture(env: gymnasium.Env[Any, Any]) -> Frame:
 def parser() -> Parser:
     """Arguments of the command."""
     result = Parser("runners.watch", str(__doc__))
-    result.add_argument("run", type=Path, metavar="RUN", help="run directory, .../seed-<k>")
+    add_run(result)
     result.add_argument("--episodes", type=int, default=1, help="one after the other in the film")
     result.add_argument("--seed", type=int, default=0, help="chooses the start states")
     result.add_argument(
@@ -176,7 +173,6 @@ def parser() -> Parser:
     result.add_argument(
         "--fps", type=float, help="steps per second (default: the task's own speed)"
     )
-    result.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     result.add_argument("--algo", metavar="FILE", help="the run's .py file, if it is not ours")
     return result
 
@@ -184,6 +180,7 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = parser().parse_args(argv)
+    setup_process()
     positive("episodes", arguments.episodes)
     if arguments.fps is not None and not 0.1 <= arguments.fps <= 240.0:
         raise UserError(f"--fps {arguments.fps:g}: must be from 0.1 to 240")
@@ -228,4 +225,4 @@ def _report(total: float, steps: int, success: float | None) -> None:
 
 
 if __name__ == "__main__":
-    run_main(lambda: main(sys.argv[1:]))
+    run_main(main)

@@ -27,14 +27,15 @@ from algos.base.agent import Agent
 from runners.bench.methods import chosen, ready_agent, table
 from runners.cells.errors import EXIT_OK, UserError, positive
 from runners.cells.files import write_atomic
+from runners.cells.settings import RunSettings
 from runners.storage import checkpoint, manifest
 from runners.storage.checkpoint import BLOCKS
 from runners.terminal.cli import Parser, check_device, run_main
 from runners.training.estimate import random_transition, time_learning
-from runners.training.process import How, setup_process
+from runners.training.process import setup_process
 
 STORED = 100_000  # transitions in memory before the first checkpoint
-INTERVAL = How().checkpoint_seconds
+INTERVAL = RunSettings().checkpoint_seconds
 LEARNING_SECONDS = 3.0  # for which learning is timed
 MOST_STEPS = 20_000  # between two checkpoints, for agents that learn once in many steps
 TARGET = 0.02  # of the training time

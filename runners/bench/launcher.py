@@ -27,12 +27,12 @@ from rich.console import Console
 from runners.cells.errors import EXIT_FAILED, EXIT_OK, positive
 from runners.cells.grid import make_cells
 from runners.cells.protocols import TOY
+from runners.cells.settings import RunSettings
+from runners.launchers.choose import default_workers
 from runners.launchers.local import LocalLauncher
 from runners.storage.rundir import open_experiment
-from runners.sweep import default_workers
 from runners.terminal.cli import Parser, run_main
 from runners.terminal.progress import View
-from runners.training.process import How
 
 LOAD = dataclasses.replace(
     TOY, name="load", steps=300, eval_episodes=10, note="tiny cells, to measure the launcher"
@@ -121,7 +121,7 @@ def measure(count: int, workers: int, experiment: Path) -> Load:
     """Run `count` tiny cells, which differ by their seed only, in a new experiment folder."""
     cells = make_cells(["sac"], ["toy/bandit"], range(count), LOAD)
     open_experiment(experiment, LOAD)
-    launcher = LocalLauncher(workers, How())
+    launcher = LocalLauncher(workers, RunSettings())
     meter = Meter("tiny cells")
     console = Console(file=meter, force_terminal=True, width=140, height=50)
     began = time.monotonic()

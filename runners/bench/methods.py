@@ -46,12 +46,13 @@ from runners.cells.files import write_atomic
 from runners.cells.grid import make_cells, split
 from runners.cells.protocols import DIFFSR
 from runners.cells.schema import PHASES
+from runners.cells.settings import RunSettings
 from runners.storage import manifest
 from runners.storage.rundir import RunDirectory
 from runners.terminal.cli import Parser, check_device, run_main
 from runners.training.estimate import random_transition
 from runners.training.loop import Loop
-from runners.training.process import How, setup_process
+from runners.training.process import setup_process
 
 OBS_DIM, ACTION_DIM, BATCH = 17, 6, 256
 STATES = Spaces((OBS_DIM,), ACTION_DIM)
@@ -357,7 +358,7 @@ def training_loop(algo: str, task: str, device: str, warm: int, episodes: int) -
     with TemporaryDirectory() as folder:
         directory = RunDirectory(cell, Path(folder))
         directory.lock()
-        loop = Loop((cell,), (directory,), How(device))
+        loop = Loop((cell,), (directory,), RunSettings(device))
         loop.start()
         yield loop
         loop.close()

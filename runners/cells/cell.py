@@ -22,7 +22,7 @@ class Cell:
         label: `<algo>[@<variant>]`, the name of its folder.
         config: every option with its resolved value.
         seed: seed index.
-        protocol: the rules of the experiment.
+        protocol: what it has in common with all cells of its experiment.
         file: path of the algorithm's file if it is not one of the project's.
         inert: options that its identity leaves out, see `algos.parts.config.option`.
     """

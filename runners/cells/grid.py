@@ -77,7 +77,7 @@ def make_cells(
         entries: `algo` or `algo@preset`; `algo` is a name or the path of a `.py` file.
         tasks: task ids.
         seeds: seed indices.
-        protocol: the rules.
+        protocol: steps and evaluation, the same for all.
         sets: texts `algo.option=value`.
     """
     pairs = [parse_entry(entry) for entry in entries]

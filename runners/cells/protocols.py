@@ -252,7 +252,7 @@ PROTOCOLS = {
 }
 
 
-def protocol(name: str) -> Protocol:
+def get_protocol(name: str) -> Protocol:
     """Return a protocol by name.
 
     Raises:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from runners.cells.cell import Run
 from runners.cells.errors import UserError, positive
+from runners.cells.settings import RunSettings
 from runners.terminal.cli import Parser
 from runners.terminal.progress import View
-from runners.training.process import How
 
 LAUNCHERS = ("local", "ray", "slurm")
 # Which launchers an option is for; those that are not named here are for all.
@@ -62,13 +63,20 @@ def add_launcher(parser: Parser) -> None:
     )
 
 
-def make_launcher(arguments: argparse.Namespace, workers: int, how: How) -> Launcher:
+def default_workers(device: str) -> int:
+    """Runs at a time on this machine: one per core that this process may use, one per GPU."""
+    if device != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def make_launcher(arguments: argparse.Namespace, workers: int, settings: RunSettings) -> Launcher:
     """The launcher of a command line.
 
     Args:
         arguments: those of `add_launcher`, and `--device`.
         workers: processes at a time of the local one.
-        how: device, checkpoints and the like.
+        settings: device, checkpoints and the like.
 
     Raises:
         UserError: an option does not fit the launcher, or it cannot work here.
@@ -84,19 +92,19 @@ def make_launcher(arguments: argparse.Namespace, workers: int, how: How) -> Laun
     if arguments.launcher == "local":
         from runners.launchers.local import LocalLauncher
 
-        return LocalLauncher(workers, how)
+        return LocalLauncher(workers, settings)
     from runners.launchers.remote import Needs
 
     cpus, gpus = arguments.cpus_per_run, arguments.gpus_per_run
     needs = Needs(
         1.0 if cpus is None else cpus,
-        float(how.device != "cpu") if gpus is None else gpus,
+        float(settings.device != "cpu") if gpus is None else gpus,
         arguments.memory_per_run,
     )
     if arguments.launcher == "ray":
         from runners.launchers.ray import RayLauncher
 
-        return RayLauncher(arguments.address or "auto", how, needs)
+        return RayLauncher(arguments.address or "auto", settings, needs)
     from runners.launchers.slurm import SlurmLauncher
 
     minutes = SLURM_MINUTES if arguments.time is None else positive("time", arguments.time)
@@ -104,7 +112,7 @@ def make_launcher(arguments: argparse.Namespace, workers: int, how: How) -> Laun
     if at_once is not None:
         positive("workers", at_once)
     extra = _pairs(arguments.slurm or [])
-    return SlurmLauncher(how, needs, minutes, arguments.partition, at_once, extra)
+    return SlurmLauncher(settings, needs, minutes, arguments.partition, at_once, extra)
 
 
 def _pairs(texts: Sequence[str]) -> Mapping[str, str]:

@@ -47,7 +47,7 @@ class Follower:
         ends = self._ends(run)
         if ends is not None and ends != self._before[name]:
             self.elsewhere.discard(name)
-            self.bury(run, "")
+            self.mark_failed(run, "")
             return True
         if any(taken(directory.checkpoints) for directory in self._directories(run)):
             self._give_up(run)
@@ -97,7 +97,7 @@ class Follower:
             if row.status == "running":
                 row.end("stopped", None)
 
-    def bury(self, run: Run, reason: str) -> None:
+    def mark_failed(self, run: Run, reason: str) -> None:
         """A run's process is gone: show what it left in run.json, else that it failed."""
         for cell, directory in zip(run, self._directories(run), strict=True):
             record = directory.read_manifest()

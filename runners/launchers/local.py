@@ -10,7 +10,6 @@ taken over if its worker dies.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import time
 from collections import deque
@@ -21,14 +20,14 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from runners.cells.cell import Run
+from runners.cells.settings import RunSettings
 from runners.launchers.follow import Follower
 from runners.terminal.progress import Row, View
-from runners.training.process import THREAD_ENVIRONMENT, How
 from runners.training.worker import Message, StopFlag, work
 
 TICK_SECONDS = 0.2
 TRIES = 3
-"""How often a run is begun whose worker hangs."""
+"""How often a run is begun whose worker stalls."""
 # The first optimiser of a process imports torch._dynamo, which takes about two seconds.
 PRELOAD = ["runners.sweep", "runners.training.session", "torch._dynamo", "runners.launchers.warm"]
 
@@ -42,7 +41,7 @@ class _Job:
     process: ForkServerProcess
     pipe: Connection
     heard: float = field(default_factory=time.monotonic)
-    hangs: bool = False
+    stalled: bool = False
     told: bool = False  # how it ended: all that is left is to exit
 
 
@@ -51,14 +50,13 @@ class LocalLauncher:
 
     Args:
         workers: processes at a time.
-        how: device, checkpoints and the like, for every worker.
+        settings: device, checkpoints and the like, for every worker.
     """
 
     stopped = "stopped and saved; run the same command to go on"
 
-    def __init__(self, workers: int, how: How) -> None:
-        self.workers, self.how = workers, how
-        os.environ.update(THREAD_ENVIRONMENT)
+    def __init__(self, workers: int, settings: RunSettings) -> None:
+        self.workers, self.settings = workers, settings
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOAD)
 
@@ -68,7 +66,7 @@ class LocalLauncher:
         self.follower = Follower(runs, experiment, view)
         self.waiting = deque(runs)
         self.jobs: list[_Job] = []
-        self.hangs: dict[str, int] = {}
+        self.stalls: dict[str, int] = {}
         with StopFlag() as stop:
             return self._work_off(stop)
 
@@ -97,7 +95,7 @@ class LocalLauncher:
 
     def _start(self, run: Run) -> _Job:
         receiver, sender = self.context.Pipe(duplex=False)
-        arguments = (run, self.experiment, self.how, sender)
+        arguments = (run, self.experiment, self.settings, sender)
         process = self.context.Process(target=work, args=arguments, name=run[0].name)
         process.start()
         sender.close()  # so that the pipe ends when the worker does
@@ -112,8 +110,8 @@ class LocalLauncher:
             self._read(job)
             self._end(job, asked)
             self.jobs.remove(job)
-        elif time.monotonic() - job.heard > self.how.step_timeout:
-            job.hangs = True
+        elif time.monotonic() - job.heard > self.settings.step_timeout:
+            job.stalled = True
             job.process.kill()
 
     def _read(self, job: _Job) -> None:
@@ -143,16 +141,18 @@ class LocalLauncher:
                 row.end("stopped", None)  # before it had begun
             return
         reason = f"worker process died ({_exit_text(job.process.exitcode)})"
-        if job.hangs:
+        if job.stalled:
             name = job.run[0].name
-            tries = self.hangs[name] = self.hangs.get(name, 0) + 1
-            reason = f"no step within {self.how.step_timeout:g} s (--step-timeout), {tries} times"
+            tries = self.stalls[name] = self.stalls.get(name, 0) + 1
+            reason = (
+                f"no step within {self.settings.step_timeout:g} s (--step-timeout), {tries} times"
+            )
             if tries < TRIES and not asked:
                 self.waiting.append(job.run)
                 return
         # It may have died after its last words, or another sweep was quick to take it over.
         if not self.follower.is_elsewhere(job.run):
-            self.follower.bury(job.run, reason)
+            self.follower.mark_failed(job.run, reason)
 
 
 def _exit_text(code: int | None) -> str:

@@ -15,12 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runners import THREAD_ENVIRONMENT
 from runners.cells.cell import Run
 from runners.cells.errors import UserError
+from runners.cells.settings import RunSettings
 from runners.launchers.follow import Follower
 from runners.launchers.remote import Needs, Origin, run_watched
 from runners.terminal.progress import View
-from runners.training.process import THREAD_ENVIRONMENT, How
 from runners.training.worker import Message, StopFlag
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class RayLauncher:
 
     Args:
         address: `auto` for the cluster of this machine, or HOST:PORT of its head.
-        how: device, checkpoints and the like, for every task.
+        settings: device, checkpoints and the like, for every task.
         needs: what each task takes of a machine.
 
     Raises:
@@ -50,9 +51,9 @@ class RayLauncher:
 
     stopped = "stopped and saved; run the same command to go on"
 
-    def __init__(self, address: str, how: How, needs: Needs) -> None:
-        needs.check(how.device)
-        self.how, self.needs = how, needs
+    def __init__(self, address: str, settings: RunSettings, needs: Needs) -> None:
+        needs.check(settings.device)
+        self.settings, self.needs = settings, needs
         _connect(address)
         self.nodes = _nodes_for(needs)
 
@@ -104,9 +105,9 @@ class RayLauncher:
             name = run[0].name
             self.begun[name] = self.begun.get(name, 0) + 1
             if self.begun[name] > MOST_BEGINNINGS:
-                self.follower.bury(run, f"begun {MOST_BEGINNINGS} times, and lost each time")
+                self.follower.mark_failed(run, f"begun {MOST_BEGINNINGS} times, and lost each time")
                 continue
-            self.tasks[task.remote(run, self.follower.experiment, self.how)] = run
+            self.tasks[task.remote(run, self.follower.experiment, self.settings)] = run
             self.follower.follow(run)
 
     def _collect(self, asked: bool) -> None:
@@ -131,7 +132,7 @@ class RayLauncher:
             self.follower.leave(run)  # it was in the queue, or its process had not begun
             return
         except RayError as error:
-            self.follower.bury(run, _reason(error))
+            self.follower.mark_failed(run, _reason(error))
             return
         if not asked and any(end.status == "stopped" for end in last.ends or ()):
             self._submit([run])  # its machine is being shut down; it goes on on another one
@@ -165,9 +166,9 @@ class RayLauncher:
                 )
 
 
-def _task(run: Run, experiment: Path, how: How) -> Message:
+def _task(run: Run, experiment: Path, settings: RunSettings) -> Message:
     """What a Ray worker does. To cancel it is to send it SIGINT: it saves and ends."""
-    return run_watched(run, experiment, how, StopFlag())
+    return run_watched(run, experiment, settings, StopFlag())
 
 
 def _ask(token: Path, origin: Origin) -> str | None:
@@ -205,7 +206,7 @@ def _connect(address: str) -> None:
             "--launcher ray: Ray is not installed; pip install -e '.[cluster]'"
         ) from None
     if address != "auto":
-        _knock(address)
+        _check_reachable(address)
     try:
         # Threads are set before a worker starts: it imports torch before the task begins.
         ray.init(
@@ -224,7 +225,7 @@ def _connect(address: str) -> None:
         raise UserError(f"--address {address}: {lines[0] if lines else error!r}") from None
 
 
-def _knock(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Find out in seconds that nobody is there; Ray takes a minute, and ends the process."""
     host, colon, port = address.rpartition(":")
     if not (colon and host and port.isdigit() and 0 < int(port) < 65536):

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from runners.cells.cell import Run
 from runners.cells.errors import EXIT_FAILED, UserError
+from runners.cells.settings import RunSettings
 from runners.storage import manifest
-from runners.training.process import How
 from runners.training.worker import Message, run_here
 
 if TYPE_CHECKING:
@@ -105,8 +105,10 @@ def _digest(file: str) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
-def run_watched(run: Run, experiment: Path, how: How, should_stop: Callable[[], bool]) -> Message:
-    """Do a run in this process, which ends itself if no step comes for `how.step_timeout`.
+def run_watched(
+    run: Run, experiment: Path, settings: RunSettings, should_stop: Callable[[], bool]
+) -> Message:
+    """Do a run in this process, which ends itself if no step comes for `settings.step_timeout`.
 
     No other process could tell. What ended is begun again by Ray, or by the same command, and
     goes on from its checkpoint.
@@ -121,13 +123,13 @@ def run_watched(run: Run, experiment: Path, how: How, should_stop: Callable[[], 
 
     def watch() -> None:
         while not over.wait(WATCH_SECONDS):
-            if time.monotonic() - heard > how.step_timeout:
-                print(f"no step within {how.step_timeout:g} s (--step-timeout)", flush=True)
+            if time.monotonic() - heard > settings.step_timeout:
+                print(f"no step within {settings.step_timeout:g} s (--step-timeout)", flush=True)
                 os._exit(EXIT_FAILED)
 
     threading.Thread(target=watch, name="step timeout", daemon=True).start()
     try:
-        ends = run_here(run, experiment, how, should_stop, report)
+        ends = run_here(run, experiment, settings, should_stop, report)
     finally:
         over.set()
     return replace(last, ends=tuple(ends))

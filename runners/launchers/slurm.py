@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 from runners.cells.cell import Run
 from runners.cells.errors import EXIT_AGAIN, UserError
 from runners.cells.files import write_atomic
+from runners.cells.settings import RunSettings
 from runners.launchers.follow import Follower
 from runners.launchers.remote import Needs, Origin, run_watched
 from runners.storage.lease import BEAT_SECONDS, LEASE_SECONDS
 from runners.terminal.progress import View
-from runners.training.process import How
 from runners.training.worker import End, Message, StopFlag
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class SlurmLauncher:
     """Runs cells as Slurm jobs.
 
     Args:
-        how: device, checkpoints and the like, for every job.
+        settings: device, checkpoints and the like, for every job.
         needs: what each job takes of a machine; whole cores and GPUs.
         minutes: time limit of a job; a run that takes longer goes on in the next one.
         partition: where to queue; None is the cluster's default.
@@ -64,18 +64,18 @@ class SlurmLauncher:
 
     def __init__(
         self,
-        how: How,
+        settings: RunSettings,
         needs: Needs,
         minutes: int,
         partition: str | None = None,
         at_once: int | None = None,
         extra: Mapping[str, str] = {},
     ) -> None:
-        needs.check(how.device)
+        needs.check(settings.device)
         for name, count in (("cpus", needs.cpus), ("gpus", needs.gpus)):
             if count != int(count):
                 raise UserError(f"--{name}-per-run {count:g}: Slurm gives out whole ones")
-        self.how = how
+        self.settings = settings
         self.parameters = {
             "name": "levelfield",
             "timeout_min": minutes,
@@ -115,7 +115,7 @@ class SlurmLauncher:
         self.folder = self.follower.experiment / FOLDER
         self.executor = self._executor()
         self.jobs: dict[str, tuple[Run, Job[Message]]] = {}
-        self.task = RunJob(self.how, Origin.here(runs, code=False))
+        self.task = RunJob(self.settings, Origin.here(runs, code=False))
         self._find_jobs(runs)
         found = {run[0].name for run, _ in self.jobs.values()}
         rest = [run for run in runs if run[0].name not in found]
@@ -194,7 +194,7 @@ class SlurmLauncher:
             self.follower.end(run, result)
         else:
             reason = str(result).strip().splitlines()[-1]
-            self.follower.bury(run, f"Slurm job {job.job_id}: {reason}")
+            self.follower.mark_failed(run, f"Slurm job {job.job_id}: {reason}")
 
     def _find_lost(self) -> None:
         """Jobs that have left the queue: twice, since a result may take a while to be seen."""
@@ -205,7 +205,7 @@ class SlurmLauncher:
         for number in missing & self._missing:
             run, job = self.jobs.pop(number)
             log = job.paths.stderr
-            self.follower.bury(run, f"Slurm job {number} ended without a result; see {log}")
+            self.follower.mark_failed(run, f"Slurm job {number} ended without a result; see {log}")
         self._missing = missing
 
 
@@ -213,12 +213,12 @@ class RunJob:
     """What a job does.
 
     Args:
-        how: device, checkpoints and the like.
+        settings: device, checkpoints and the like.
         origin: the machine of the sweep.
     """
 
-    def __init__(self, how: How, origin: Origin) -> None:
-        self.how, self.origin = how, origin
+    def __init__(self, settings: RunSettings, origin: Origin) -> None:
+        self.settings, self.origin = settings, origin
 
     def __call__(self, run: Run, experiment: Path) -> Message:
         """Do a run, or save it and leave the process when Slurm asks to end."""
@@ -238,7 +238,7 @@ class RunJob:
         """Do the run; if its machine died before, wait until the claim of that has run out."""
         begun = time.monotonic()
         while True:
-            last = run_watched(run, experiment, self.how, stop)
+            last = run_watched(run, experiment, self.settings, stop)
             free = all(end.status != "elsewhere" for end in last.ends or ())
             if free or stop() or time.monotonic() - begun > LEASE_SECONDS + BEAT_SECONDS:
                 return last

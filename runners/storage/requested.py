@@ -10,26 +10,22 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from runners.cells.cell import Cell
 from runners.cells.errors import UserError
-
-if TYPE_CHECKING:  # it brings torch, which `runners.status` does without
-    from runners.cells.cell import Cell
+from runners.cells.files import write_atomic
 
 FOLDER = ".sweeps"
 FORMAT = 1
 
 
-def write_plan(cells: Sequence[Cell], experiment: Path) -> None:
+def write_requested(cells: Sequence[Cell], experiment: Path) -> None:
     """Add the cells of a sweep to what its experiment is to hold.
 
     Args:
         cells: all of them, finished or not.
         experiment: the experiment folder, which exists.
     """
-    from runners.cells.files import write_atomic
-
     paths = sorted({cell.path(Path()).as_posix() for cell in cells})
     text = json.dumps({"format": FORMAT, "cells": paths}, indent=0) + "\n"
     file = experiment / FOLDER / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
@@ -38,19 +34,19 @@ def write_plan(cells: Sequence[Cell], experiment: Path) -> None:
         write_atomic(file, text)
 
 
-def read_plan(experiment: Path) -> set[str]:
+def read_requested(experiment: Path) -> set[str]:
     """The run directories of all cells that were asked for, relative to the experiment.
 
     Raises:
         UserError: a file cannot be read.
     """
-    planned: set[str] = set()
+    requested: set[str] = set()
     for file in sorted((experiment / FOLDER).glob("[!.]*.json")):
         try:
             data = json.loads(file.read_text())
             if data["format"] != FORMAT:
                 raise ValueError(f"format {data['format']}, this version reads {FORMAT}")
-            planned.update(str(path) for path in data["cells"])
+            requested.update(str(path) for path in data["cells"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{file}: cannot be read ({error}); remove it") from None
-    return planned
+    return requested

@@ -11,7 +11,6 @@ no clock, so that the same cell gives the same bytes twice on one machine.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 
 from runners.cells.cell import Cell
 from runners.cells.errors import UserError
-from runners.cells.files import write_atomic
+from runners.cells.files import sync, write_atomic
 from runners.cells.protocols import Protocol
 from runners.cells.schema import CSV_FILES, FORMAT
 from runners.storage.lease import Lease
@@ -51,7 +50,7 @@ def _check_experiment(file: Path, wanted: Mapping[str, Any]) -> None:
     folder = file.parent
     try:
         found = json.loads(file.read_text())
-        version, rules = found["format"], dict(found["protocol"])
+        version, protocol = found["format"], dict(found["protocol"])
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"--experiment {folder}: experiment.json cannot be read") from None
     if version != FORMAT:
@@ -60,9 +59,9 @@ def _check_experiment(file: Path, wanted: Mapping[str, Any]) -> None:
             "choose another folder"
         )
     for key, value in wanted["protocol"].items():
-        if key != "note" and rules.get(key) != value:
+        if key != "note" and protocol.get(key) != value:
             raise UserError(
-                f"--experiment {folder}: holds cells with {key}={rules.get(key)}, "
+                f"--experiment {folder}: holds cells with {key}={protocol.get(key)}, "
                 f"not {value}; choose another --experiment"
             )
 
@@ -194,9 +193,7 @@ class RunDirectory:
     def sync(self) -> None:
         """Push the CSV files to the disk."""
         for name in CSV_FILES:
-            descriptor = os.open(self.path / f"{name}.csv", os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
+            sync(self.path / f"{name}.csv")
 
 
 def _text(value: object) -> str:

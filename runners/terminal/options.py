@@ -1,49 +1,144 @@
-"""Arguments that `train` and `sweep` share."""
+"""Arguments that commands share, what they make of them, and what they refuse."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import os
-import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 import algos
-import envs
 from algos.parts.config import describe_options
-from algos.parts.vision import FRAME
-from envs.parts.pixels import gl_problem
-from runners.cells.cell import Cell
 from runners.cells.errors import UserError
+from runners.cells.grid import parse_seeds, split
 from runners.cells.protocols import PROTOCOLS, Protocol
+from runners.cells.settings import RunSettings
 from runners.terminal.cli import Parser
-from runners.training.process import How
-from runners.training.tracking import check_sinks
 
-FREE_BYTES = 200 << 20
+# ---------------------------------------------------------------- what is run
 
 
-def add_common(parser: Parser) -> None:
-    """Add the arguments that decide what a cell is and where it goes."""
-    parser.add_argument("--protocol", default="quick", help=f"one of {', '.join(PROTOCOLS)}")
-    parser.add_argument("--steps", type=int, help="environment steps instead of the protocol's")
-    parser.add_argument(
+def both_forms(name: str) -> tuple[str, str]:
+    """Flags of an option that commands take as singular or plural, its own form first.
+
+    `both_forms("algos")` is `("--algos", "--algo")`; argparse names the value after the first.
+    """
+    other = name.removesuffix("s") if name.endswith("s") else f"{name}s"
+    return f"--{name}", f"--{other}"
+
+
+def only_one(name: str, text: str) -> str:
+    """Return the value of option `--name` for a command that takes no list.
+
+    Raises:
+        UserError: it is a list.
+    """
+    if "," in text:
+        raise UserError(f"--{name} {text}: takes one; runners.sweep takes several")
+    return text
+
+
+def add_seeds(group: argparse._ArgumentGroup, default: str) -> None:
+    """Add `--seeds` and `--seed`, which mean the same in every command; see `seeds_of`."""
+    seeds = group.add_mutually_exclusive_group()
+    seeds.add_argument(
+        "--seeds", metavar="SEEDS", help=f"a count like 4, or a list like 0,3,7; default: {default}"
+    )
+    seeds.add_argument("--seed", metavar="SEED", help="index of one seed")
+
+
+def seeds_of(arguments: argparse.Namespace, default: int) -> list[int]:
+    """Seed indices: `--seeds 4` is 0 to 3, `--seeds 0,3` those two, `--seed 4` is 4.
+
+    Args:
+        arguments: those of `add_seeds`.
+        default: number of seeds if none are named.
+
+    Raises:
+        UserError: one line.
+    """
+    if arguments.seed is None:
+        return parse_seeds(str(default) if arguments.seeds is None else arguments.seeds)
+    numbers = split(arguments.seed)
+    if not numbers or not all(map(str.isdecimal, numbers)):
+        raise UserError(f"--seed {arguments.seed}: expected one number, 0 or more")
+    return list(dict.fromkeys(map(int, numbers)))
+
+
+def add_protocol(group: argparse._ArgumentGroup) -> None:
+    """Add the arguments that decide how long cells are and which experiment holds them."""
+    group.add_argument("--protocol", default="quick", help=f"one of {', '.join(PROTOCOLS)}")
+    group.add_argument("--steps", type=int, help="environment steps instead of the protocol's")
+    group.add_argument(
         "--experiment", help="NAME (a folder of results/) or a PATH; default: the protocol's name"
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+
+
+class _HelpAlgo(argparse.Action):
+    """Print the options of an algorithm, and leave."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        print(options_text(str(values)))
+        parser.exit()
+
+
+def add_help_algo(parser: Parser) -> None:
+    """Add `--help-algo`."""
     parser.add_argument(
-        "--checkpoint-seconds", type=float, default=60.0, help="wall time between checkpoints"
+        "--help-algo",
+        action=_HelpAlgo,
+        metavar="ALGO",
+        help="list the options of an algorithm with their sources, and exit",
     )
-    parser.add_argument(
+
+
+def options_text(source: str) -> str:
+    """All options of an algorithm, for each kind of observation that it takes.
+
+    Args:
+        source: a name or the path of a `.py` file.
+    """
+    algo, parts = algos.name_of(source), []
+    for agent in dict.fromkeys(algos.versions(algos.load(source)).values()):
+        kinds, presets = " and ".join(agent.observation_kinds), ", ".join(agent.presets)
+        lines = [f"options of {algo} ({agent.title}, {kinds}), presets: {presets}"]
+        lines += [f"  {name}={value}: {doc}" for name, value, doc in describe_options(agent.Config)]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def add_run(parser: Parser) -> None:
+    """Add the arguments of commands that look at one run."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="run directory, .../seed-<k>")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+
+
+# ---------------------------------------------------------------- how it is run
+
+
+def add_settings(group: argparse._ArgumentGroup) -> None:
+    """Add the arguments that `settings_of` reads."""
+    group.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    group.add_argument(
+        "--checkpoint-seconds",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="wall time between checkpoints",
+    )
+    group.add_argument(
         "--frames",
         default="disk",
         choices=("disk", "memory"),
         help="where frames are read from once a checkpoint holds them; memory takes their size",
     )
-    parser.add_argument(
+    group.add_argument(
         "--track",
         default="",
         metavar="SINKS",
@@ -51,78 +146,41 @@ def add_common(parser: Parser) -> None:
     )
 
 
-def how_of(arguments: argparse.Namespace, device: str, step_timeout: float = math.inf) -> How:
+def settings_of(
+    arguments: argparse.Namespace,
+    device: str,
+    track: tuple[str, ...] = (),
+    step_timeout: float = math.inf,
+) -> RunSettings:
     """How the runs of a command line are done.
 
+    Args:
+        arguments: those of `add_settings`.
+        device: the one asked for, checked.
+        track: the sinks asked for, checked.
+        step_timeout: seconds without a step after which a worker counts as stalled.
+
     Raises:
-        UserError: a sink is unknown, or not installed.
+        UserError: a value is impossible.
     """
-    on_disk, sinks = arguments.frames == "disk", check_sinks(arguments.track)
-    return How(device, arguments.checkpoint_seconds, on_disk, step_timeout, sinks)
+    seconds, on_disk = arguments.checkpoint_seconds, arguments.frames == "disk"
+    if not seconds >= 0:  # NaN as well
+        raise UserError(f"--checkpoint-seconds {seconds:g}: must be 0 or more")
+    if not step_timeout > 0:
+        raise UserError(f"--step-timeout {step_timeout:g}: must be above 0")
+    return RunSettings(device, seconds, on_disk, step_timeout, track)
 
 
-def check_common(arguments: argparse.Namespace) -> None:
-    """Complain about values of the common arguments that no other check reads."""
-    if not arguments.checkpoint_seconds >= 0:  # NaN as well
-        raise UserError(f"--checkpoint-seconds {arguments.checkpoint_seconds:g}: must be 0 or more")
-
-
-def experiment_path(arguments: argparse.Namespace, rules: Protocol) -> Path:
-    """Where the experiment lives: a bare name is a folder of `results/`."""
+def experiment_path(arguments: argparse.Namespace, protocol: Protocol) -> Path:
+    """Where the experiment of a command line lives; see `add_protocol`."""
     text = arguments.experiment
     if text is None:
-        text = rules.name if arguments.steps is None else f"{rules.name}-{rules.steps}"
+        text = protocol.name if arguments.steps is None else f"{protocol.name}-{protocol.steps}"
     if not text.strip():
         raise UserError("--experiment '': expected a name or a path")
+    return experiment_folder(text)
+
+
+def experiment_folder(text: str) -> Path:
+    """The folder of an experiment: a bare name is one of `results/`."""
     return Path(text) if os.sep in text else Path("results") / text
-
-
-def check_disk(experiment: Path, needed: int = 0) -> None:
-    """Refuse to start where the disk cannot hold the checkpoints.
-
-    Args:
-        experiment: the folder, which need not exist yet.
-        needed: bytes beyond the margin.
-    """
-    folder = experiment.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if free < FREE_BYTES + needed:
-        raise UserError(
-            f"--experiment {experiment}: {free >> 20} MB free on its disk, "
-            f"{(FREE_BYTES + needed) >> 20} MB needed"
-        )
-
-
-def check_drawing(cells: Sequence[Cell]) -> None:
-    """Refuse to start runs from pixels where nothing can be drawn."""
-    for cell in cells:
-        problem = gl_problem()
-        if problem and envs.task(cell.task).observation_kind == "pixels":
-            raise UserError(f"--tasks {cell.task}: {problem}")
-
-
-def frame_bytes(cell: Cell) -> int:
-    """Disk that the frames of a run need; 0 where observations are vectors."""
-    task = envs.task(cell.task)
-    if task.observation_kind != "pixels":
-        return 0
-    steps = cell.protocol.steps // task.action_repeat
-    frames = steps + steps // task.max_episode_steps + 1
-    kept = min(frames, int(cell.config.get("replay_capacity", frames)))
-    return kept * int(np.prod(task.obs_shape[1:])) * FRAME
-
-
-def options_text(names: list[str]) -> str:
-    """All options of some algorithms, as the end of `--help`."""
-    lines = []
-    for name in names:
-        for agent in dict.fromkeys(algos.versions(algos.load(name)).values()):
-            kinds = " and ".join(agent.observation_kinds)
-            presets = ", ".join(agent.presets)
-            lines.append(f"options of {name} ({agent.title}, {kinds}), presets: {presets}")
-            for option, default, doc in describe_options(agent.Config):
-                lines.append(f"  {option}={default}: {doc}")
-            lines.append("")
-    return "\n".join(lines)

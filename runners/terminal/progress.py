@@ -7,14 +7,12 @@ import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-if TYPE_CHECKING:  # it brings torch, which `runners.status` does without
-    from runners.cells.cell import Cell
+from runners.cells.cell import Cell
 
 REFRESH_SECONDS = 0.5
 PLAIN_SECONDS = 15.0

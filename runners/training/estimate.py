@@ -22,7 +22,7 @@ from algos.base.agent import Agent
 from algos.parts.blocks import Block, Rows
 from algos.parts.types import Array, Spaces, Transition
 from runners.cells.cell import Cell
-from runners.terminal.options import frame_bytes
+from runners.terminal.machine import frame_bytes
 from runners.training.loop import make_agent
 from runners.training.replica import make_env
 
@@ -144,12 +144,12 @@ def process_bytes() -> int:
 def estimate(cell: Cell, device: str) -> Estimate:
     """Probe one cell on this machine."""
     base = process_bytes()
-    rules, task = cell.protocol, envs.task(cell.task)
+    protocol, task = cell.protocol, envs.task(cell.task)
     env = make_env(cell.task, seed=0)
     env.reset()
     agent = make_agent((cell,), device)
     empty = tensor_bytes(agent.state_dict())
-    agent_steps = rules.steps // task.action_repeat
+    agent_steps = protocol.steps // task.action_repeat
     warm = min(int(cell.config.get("random_steps", 0)), agent_steps)
     probe = 300
     _feed(agent, probe)
@@ -158,7 +158,7 @@ def estimate(cell: Cell, device: str) -> Estimate:
     stored = max(probe, min(warm + LEAD, agent_steps), warm + 1)
     _feed(agent, stored - probe)
     obs: Array = np.zeros((1, 1, *task.obs_shape), agent.obs_dtype)
-    batch: Array = np.zeros((1, rules.eval_episodes, *task.obs_shape), agent.obs_dtype)
+    batch: Array = np.zeros((1, protocol.eval_episodes, *task.obs_shape), agent.obs_dtype)
     action = np.zeros(task.action_dim)
 
     def step() -> None:
@@ -172,8 +172,8 @@ def estimate(cell: Cell, device: str) -> Estimate:
     update, further = time_learning(agent, PROBE_SECONDS)
     env.close()
     learning = max(0, agent_steps - warm)
-    evaluations = np.ceil(rules.steps / rules.eval_every)
-    per_evaluation = task.max_episode_steps * (evaluate + rules.eval_episodes * env_time)
+    evaluations = np.ceil(protocol.steps / protocol.eval_every)
+    per_evaluation = task.max_episode_steps * (evaluate + protocol.eval_episodes * env_time)
     seconds = agent_steps * env_time + learning * (act + update) + evaluations * per_evaluation
     capacity = getattr(agent.config, "replay_capacity", 0)
     kept = per_transition * min(stored + further, capacity)

@@ -29,15 +29,15 @@ from runners.cells.cell import Run
 from runners.cells.grid import agent_for
 from runners.cells.schema import PHASES, TIMING_COLUMNS
 from runners.cells.seeding import derive_seed
+from runners.cells.settings import RunSettings
 from runners.storage import checkpoint
 from runners.storage.lease import LeaseLost
 from runners.storage.rundir import RunDirectory
-from runners.training.process import How
 from runners.training.replica import Diverged, Episodes, Replica, joined
 
 Array = NDArray[Any]
 
-DEFAULT = How()
+DEFAULT = RunSettings()
 
 
 class Interrupted(Exception):
@@ -90,7 +90,7 @@ class Loop:
         run: its cells.
         directories: where the files of each go; already locked. The checkpoints of all
             lie with the first.
-        how: device, checkpoints and the like.
+        settings: device, checkpoints and the like.
         should_stop: asked at every step; True saves and raises `Interrupted`.
         report: called with the progress at every step, of evaluations too.
     """
@@ -99,14 +99,14 @@ class Loop:
         self,
         run: Run,
         directories: Sequence[RunDirectory],
-        how: How = DEFAULT,
+        settings: RunSettings = DEFAULT,
         should_stop: Callable[[], bool] = lambda: False,
         report: Callable[[Progress], None] = lambda progress: None,
     ) -> None:
-        self.cell, self.rules, self.how = run[0], run[0].protocol, how
+        self.cell, self.protocol, self.settings = run[0], run[0].protocol, settings
         self.should_stop, self.report = should_stop, report
         self.checkpoints = directories[0].checkpoints
-        self.agent = make_agent(run, how.device)
+        self.agent = make_agent(run, settings.device)
         self.replicas = [Replica(c, d) for c, d in zip(run, directories, strict=True)]
         self.repeat = envs.task(self.cell.task).action_repeat
         self.step = 0
@@ -123,7 +123,7 @@ class Loop:
 
     def start(self) -> bool:
         """Continue from the newest checkpoint, or reset; True if it continues."""
-        loaded = checkpoint.load(self.checkpoints, self.how.frames_on_disk)
+        loaded = checkpoint.load(self.checkpoints, self.settings.frames_on_disk)
         if loaded is None:
             for replica in self.replicas:
                 replica.start()
@@ -160,21 +160,21 @@ class Loop:
             LeaseLost: another process has taken the run over.
         """
         for replica in self.active:
-            replica.track(self.how.track)
+            replica.track(self.settings.track)
         saved = time.monotonic()
         try:
             while self.active:
                 if self._evaluation_due():
                     self.evaluate()
-                if self.step >= self.rules.steps:
+                if self.step >= self.protocol.steps:
                     return
                 if self.should_stop():
                     raise Interrupted
-                if time.monotonic() - saved >= self.how.checkpoint_seconds:
+                if time.monotonic() - saved >= self.settings.checkpoint_seconds:
                     self._save_if_possible()
                     saved = time.monotonic()
                 self.train_step()
-                self.tell()
+                self.report_progress()
         except Interrupted:
             self.save()
             raise
@@ -184,7 +184,7 @@ class Loop:
         for replica in self.replicas:
             replica.directory.check()
         self.saved = checkpoint.save(
-            self.checkpoints, self.step, self.state(), self.how.frames_on_disk, self.saved
+            self.checkpoints, self.step, self.state(), self.settings.frames_on_disk, self.saved
         )
         for replica in self.replicas:
             replica.directory.sync()
@@ -201,7 +201,7 @@ class Loop:
         for replica in self.replicas:
             replica.close()
 
-    def tell(self) -> None:
+    def report_progress(self) -> None:
         """Show how far the run is."""
         for replica in self.active:
             replica.directory.beat(self.step, replica.last_return)
@@ -227,7 +227,7 @@ class Loop:
         for replica, step in zip(self.replicas, steps, strict=True):
             with self._alone(replica):
                 replica.move_on(step)
-        if _crossed(self.step, self.repeat, self.rules.log_every):
+        if _crossed(self.step, self.repeat, self.protocol.log_every):
             self._log()
         reset = time.perf_counter()
         self.seconds["act"] += acted - start
@@ -238,7 +238,7 @@ class Loop:
         if replica.end is None:
             with self._alone(replica):
                 return replica.step(action, self.step)
-        return replica.stand_still(action)
+        return replica.idle_step(action)
 
     @contextmanager
     def _alone(self, replica: Replica) -> Iterator[None]:
@@ -265,8 +265,8 @@ class Loop:
     def _evaluation_due(self) -> bool:
         if self.step == self.evaluated:
             return False
-        last = self.step >= self.rules.steps
-        return last or _crossed(self.step, self.repeat, self.rules.eval_every)
+        last = self.step >= self.protocol.steps
+        return last or _crossed(self.step, self.repeat, self.protocol.eval_every)
 
     def evaluate(self) -> None:
         """Run the evaluation episodes of all seeds as one batch and write their rows."""
@@ -284,9 +284,9 @@ class Loop:
         for replica, episodes in zip(self.replicas, batches, strict=True):
             if episodes is not None and replica.end is None:
                 with self._alone(replica):
-                    replica.judge(episodes)
+                    replica.record_evaluation(episodes)
                     replica.directory.append("timing", TIMING_COLUMNS, [timing])
-        self.tell()
+        self.report_progress()
 
     def _play(self) -> list[Episodes | None]:
         """Play the evaluation episodes to their ends; None for seeds that have ended."""
@@ -309,7 +309,7 @@ class Loop:
                         batch.step(actions[r])
                 if replica.end is not None:
                     batches[r] = None
-            self.tell()
+            self.report_progress()
         return batches
 
 

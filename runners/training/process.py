@@ -3,43 +3,17 @@
 from __future__ import annotations
 
 import ctypes
-import math
-import os
 import resource
 import sys
-from dataclasses import dataclass
-
-# Read by the matrix libraries when they load, so before torch is imported.
-THREAD_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-
-
-@dataclass(frozen=True)
-class How:
-    """How a run is done; nothing of it changes a result, but for the device's rounding.
-
-    Attributes:
-        device: cpu, cuda or cuda:N.
-        checkpoint_seconds: wall time between checkpoints.
-        frames_on_disk: read frames from the checkpoint that holds them, not from memory.
-        step_timeout: seconds without a step after which a worker counts as hanging.
-        track: names of the sinks that metrics go to as well; see `runners.training.tracking`.
-    """
-
-    device: str = "cpu"
-    checkpoint_seconds: float = 60.0
-    frames_on_disk: bool = True
-    step_timeout: float = math.inf
-    track: tuple[str, ...] = ()
 
 
 def setup_process() -> None:
     """Give this process one torch thread and an allocator that keeps its memory.
 
-    Two workers with more than one thread each run slower on two cores than one alone.
+    Importing `runners` has set the threads of the matrix libraries already.
     glibc returns every freed block of a few megabytes to the system and takes it back
     page by page, which costs more than the arithmetic done in it.
     """
-    os.environ.update(THREAD_ENVIRONMENT)
     import torch
 
     torch.set_num_threads(1)

@@ -171,7 +171,7 @@ class Replica:
         self.episode["length"] += 1
         return _transition(self.obs, action, reward, next_obs, terminated, truncated)
 
-    def stand_still(self, action: Array) -> Transition:
+    def idle_step(self, action: Array) -> Transition:
         """What an ended seed hands the agent of its run: a step that leads nowhere."""
         limit = envs.task(self.cell.task).max_episode_steps
         self.episode["length"] = self.episode["length"] % limit + 1
@@ -205,7 +205,7 @@ class Replica:
             self.eval_envs.append(make_env(self.cell.task))
         return Episodes(self.cell, step, self.eval_envs)
 
-    def judge(self, episodes: Episodes) -> None:
+    def record_evaluation(self, episodes: Episodes) -> None:
         """Write the rows of an evaluation."""
         rows = episodes.rows()
         self.last_return = float(np.mean([row[2] for row in rows]))

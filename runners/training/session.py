@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from runners.cells.cell import Cell, Run
+from runners.cells.settings import RunSettings
 from runners.storage import checkpoint, manifest
 from runners.storage.checkpoint import CheckpointError
 from runners.storage.lease import LeaseLost
 from runners.storage.rundir import RunDirectory
 from runners.training.loop import DEFAULT, Interrupted, Loop, Progress, make_agent, reason_of
-from runners.training.process import How
 from runners.training.replica import part_of
 
 LAST_GOOD = "last_good"
@@ -26,9 +26,11 @@ LAST_GOOD = "last_good"
 class _Record:
     """The run.json of one cell while it runs."""
 
-    def __init__(self, cell: Cell, directory: RunDirectory, run: Run, how: How) -> None:
+    def __init__(
+        self, cell: Cell, directory: RunDirectory, run: Run, settings: RunSettings
+    ) -> None:
         self.directory = directory
-        self.fresh = manifest.build(cell, how.device) | {"replicas": [c.seed for c in run]}
+        self.fresh = manifest.build(cell, settings.device) | {"replicas": [c.seed for c in run]}
         self.values: dict[str, Any] = directory.read_manifest() or self.fresh
         self.before = float(self.values["wall_seconds"])
         self.began = time.monotonic()
@@ -84,20 +86,20 @@ class _Session:
         self,
         run: Run,
         directories: list[RunDirectory],
-        how: How,
+        settings: RunSettings,
         should_stop: Callable[[], bool],
         report: Callable[[Progress], None],
     ) -> None:
-        self.run, self.directories, self.how = run, directories, how
+        self.run, self.directories, self.settings = run, directories, settings
         self.should_stop, self.report = should_stop, report
-        self.records = [_Record(c, d, run, how) for c, d in zip(run, directories, strict=True)]
+        self.records = [_Record(c, d, run, settings) for c, d in zip(run, directories, strict=True)]
         self.ended: set[int] = set()
 
     def go(self) -> list[tuple[str, str | None]]:
         """Train to the end; returns status and reason of each cell."""
         loop: Loop | None = None
         try:
-            loop = Loop(self.run, self.directories, self.how, self.should_stop, self._watch)
+            loop = Loop(self.run, self.directories, self.settings, self.should_stop, self._watch)
             self.loop = loop
             resumed = loop.start()
             for replica, record in zip(loop.replicas, self.records, strict=True):
@@ -179,7 +181,7 @@ def keep(checkpoints: Path, target: Path) -> None:
 def run_cells(
     run: Run,
     experiment: Path,
-    how: How = DEFAULT,
+    settings: RunSettings = DEFAULT,
     should_stop: Callable[[], bool] = lambda: False,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> list[tuple[str, str | None]]:
@@ -206,7 +208,7 @@ def run_cells(
         # Another process may have ended them just before the lock.
         if all(directory.status() == "done" for directory in directories):
             return [("done", None)] * len(run)
-        return _Session(run, directories, how, should_stop, report).go()
+        return _Session(run, directories, settings, should_stop, report).go()
     finally:
         for directory in locked:
             directory.unlock()
@@ -217,9 +219,9 @@ def run_cells(
 def run_cell(
     cell: Cell,
     experiment: Path,
-    how: How = DEFAULT,
+    settings: RunSettings = DEFAULT,
     should_stop: Callable[[], bool] = lambda: False,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> str:
     """Run one cell alone; returns its status, see `run_cells`."""
-    return run_cells((cell,), experiment, how, should_stop, report)[0][0]
+    return run_cells((cell,), experiment, settings, should_stop, report)[0][0]

@@ -38,11 +38,11 @@ def read_cell(run: Path, source: str | None = None) -> Cell:
             raise UserError(f"{file}: has format {record['format']}, this version reads {FORMAT}")
         facts = dict(record["protocol"])
         facts["reported"] = tuple(facts["reported"].split(","))
-        rules = Protocol(**facts, tasks=(), seeds=1)
+        protocol = Protocol(**facts, tasks=(), seeds=1)
         names = (record["task"], record["algo"], record["label"])
         if "file" in record and source is None:
             raise UserError(f"{run}: made by {record['file']['name']}; give its path with --algo")
-        return Cell(*names, record["config"], int(record["seed"]), rules, source)
+        return Cell(*names, record["config"], int(record["seed"]), protocol, source)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, UserError):
             raise

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from runners.cells.cell import Run
 from runners.cells.errors import EXIT_AGAIN, EXIT_FAILED, EXIT_OK, UserError
-from runners.training.process import How, setup_process
+from runners.cells.settings import RunSettings
+from runners.training.process import setup_process
 
 if TYPE_CHECKING:
     from runners.training.loop import Progress
@@ -83,7 +84,7 @@ class StopFlag:
 def run_here(
     run: Run,
     experiment: Path,
-    how: How,
+    settings: RunSettings,
     should_stop: Callable[[], bool],
     report: Callable[[Progress], None],
 ) -> list[End]:
@@ -92,7 +93,7 @@ def run_here(
     Args:
         run: what to run.
         experiment: its experiment folder.
-        how: device, checkpoints and the like.
+        settings: device, checkpoints and the like.
         should_stop: asked at every step; True saves and ends.
         report: called with the progress at every step.
     """
@@ -102,7 +103,7 @@ def run_here(
     from runners.training.session import run_cells
 
     try:
-        ends = run_cells(run, experiment, how, should_stop, report)
+        ends = run_cells(run, experiment, settings, should_stop, report)
     except Interrupted:
         return [End("stopped", "saved; run the same command to go on")] * len(run)
     except (CheckpointError, UserError, OSError) as error:
@@ -111,13 +112,13 @@ def run_here(
     return [elsewhere if status == "running" else End(status, reason) for status, reason in ends]
 
 
-def work(run: Run, experiment: Path, how: How, pipe: Connection) -> None:
+def work(run: Run, experiment: Path, settings: RunSettings, pipe: Connection) -> None:
     """Run cells in this process, then leave with an exit code.
 
     Args:
         run: what to run.
         experiment: its experiment folder.
-        how: device, checkpoints and the like.
+        settings: device, checkpoints and the like.
         pipe: where messages go; if the parent is gone the run is saved and ended.
     """
     stop = StopFlag()
@@ -138,7 +139,7 @@ def work(run: Run, experiment: Path, how: How, pipe: Connection) -> None:
         if time.monotonic() - sent >= REPORT_SECONDS:
             send(last)
 
-    ends = tuple(run_here(run, experiment, how, stop, report))
+    ends = tuple(run_here(run, experiment, settings, stop, report))
     send(Message(last.step, last.returns, last.notice, ends))
     statuses = {end.status for end in ends}
     if "stopped" in statuses:

@@ -3,9 +3,9 @@
 import json
 import signal
 
+from runners.cells.settings import RunSettings
 from runners.storage.rundir import RunDirectory, open_experiment
 from runners.terminal.progress import View, make_console
-from runners.training.process import How
 from runners.training.worker import run_here
 from tests.helpers.runs import TINY, cell_of, files_of, small_options
 
@@ -40,7 +40,9 @@ def undisturbed(folder):
     """The files of the cells of `cells_in`, done here one after the other."""
     cells = cells_in(folder)
     for cell in cells:
-        (end,) = run_here((cell,), folder / "e", How(), lambda: False, lambda progress: None)
+        (end,) = run_here(
+            (cell,), folder / "e", RunSettings(), lambda: False, lambda progress: None
+        )
         assert end.status == "done", end
     return [files_of(cell.path(folder / "e")) for cell in cells]
 

@@ -111,6 +111,14 @@ TRAIN = [
     ([*SAC, "--seed=x"], ["--seed x", "one number, 0 or more"]),
     ([*SAC, "--seed="], ["--seed", "one number, 0 or more"]),
     ([*SAC, "--seed=0,1"], ["--seed 0,1", "one number, 0 or more"]),
+    ([*SAC, "--seeds=0,1"], ["--seeds 0,1", "one number", "runners.sweep takes several"]),
+    ([*SAC, "--seeds=4"], ["--seeds 4", "one number", "runners.sweep takes several"]),
+    ([*SAC, "--seeds=x"], ["--seeds x", "a count like 4"]),
+    ([*SAC, "--seeds=1", "--seed=0"], ["--seed: not allowed with argument --seeds"]),
+    (["--algos=sac,td3", "--task=mbbl/Ant"], ["--algo sac,td3", "runners.sweep takes several"]),
+    (["--algo=sac", "--tasks=mbbl/Ant,mbbl/Hopper"], ["--task mbbl/Ant,", "sweep takes several"]),
+    (["--help-algo=sax"], ["unknown algo 'sax'", ALGOS, "mean sac?"]),
+    (["--help-algo=none.py"], ["'none.py'", "no such file"]),
 ]
 
 
@@ -131,6 +139,12 @@ SWEEP = [
     (["--seeds", "-1"], ["--seeds -1", "a count like 4"]),
     (["--seeds="], ["--seeds", "a count like 4"]),
     (["--seeds=0"], ["--seeds 0", "a count like 4"]),
+    (["--seed=x"], ["--seed x", "one number, 0 or more"]),
+    (["--seed="], ["--seed", "one number, 0 or more"]),
+    (["--seed=1", "--seeds=1"], ["--seeds: not allowed with argument --seed"]),
+    (["--algo=sac,sax"], ["unknown algo 'sax'", ALGOS, "mean sac?"]),
+    (["--task=mbbl/Antt"], ["'mbbl/Antt'", "did you mean 'mbbl/Ant'"]),
+    (["--help-algo=sax"], ["unknown algo 'sax'", ALGOS, "mean sac?"]),
     (["--workers=0"], ["--workers 0", "at least 1"]),
     (["--workers=-2"], ["--workers -2", "at least 1"]),
     (["--workers=two"], ["--workers", "'two'"]),

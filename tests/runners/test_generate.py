@@ -45,8 +45,8 @@ def test_the_figure_shows_drawings_beside_the_true_next_frames(run, capsys):
     assert generate.main([str(run), "--frames=3", "--states=2"]) == 0
     assert str(run / "generation.png") in capsys.readouterr().out
     first = (run / "generation.png").read_bytes()
-    with Image.open(run / "generation.png") as picture:
-        assert picture.width > picture.height  # four columns, two rows
+    with Image.open(run / "generation.png") as image:
+        assert image.width > image.height  # four columns, two rows
     rows = rows_of(run)
     assert [row["agent_step"] for row in rows] == ["0"] * 3 + ["19"] * 3
     assert [row["level"] for row in rows] == ["10", "5", "0"] * 2
@@ -69,13 +69,13 @@ def test_the_figure_shows_drawings_beside_the_true_next_frames(run, capsys):
 
 
 def test_the_strip_is_in_the_figure():
-    """Pixels of the picture: the true frame first, then the drawings from left to right."""
+    """Pixels of the figure: the true frame first, then the drawings from left to right."""
     steps = generate.Steps(np.array([7]), np.zeros(0), np.zeros(0), np.full((1, 3, 4, 4), 250))
     drawn = np.stack([np.full((3, 4, 4), 50 * n) for n in range(4)])[None]
     levels = [30, 20, 10, 0]
     png = generate.draw(steps, drawn.astype(np.uint8), levels, "a title that is rather long " * 6)
-    with Image.open(io.BytesIO(png)) as picture:
-        grey = np.asarray(picture.convert("L")).astype(int)
+    with Image.open(io.BytesIO(png)) as image:
+        grey = np.asarray(image.convert("L")).astype(int)
     row = grey[int(grey.shape[0] * 0.75)]
     runs = [v for v, n in _runs(row) if n > 60 and v != 255]
     assert runs == [250, 0, 50, 100, 150]

@@ -18,10 +18,11 @@ import envs
 from runners import status
 from runners.cells.errors import UserError
 from runners.cells.schema import PHASES
-from runners.storage import survey
+from runners.storage import experiment_status
+from runners.storage.experiment_status import CellStatus, read_status
 from runners.storage.lease import Holder, Lease
 from runners.storage.manifest import build
-from runners.storage.requested import FOLDER, read_plan, write_plan
+from runners.storage.requested import FOLDER, read_requested, write_requested
 from runners.storage.rundir import RunDirectory, open_experiment
 from tests.helpers.runs import ROOT, TINY, Forked, cell_of, snapshot, wait_until
 
@@ -55,7 +56,7 @@ def write_cell(experiment, cell, evaluated=(), pace=0.01, **record):
 def holders(monkeypatch):
     """Who has which cell, without processes that hold them."""
     known = {}
-    monkeypatch.setattr(survey, "holder", lambda folder: known.get(folder))
+    monkeypatch.setattr(experiment_status, "holder", lambda folder: known.get(folder))
     return known
 
 
@@ -69,7 +70,7 @@ def by_seed(seen):
 
 def test_every_kind_of_cell(experiment, holders):
     done, running, dead, failed, again, fresh, planned = cells_of(*range(7))
-    write_plan([done, running, planned], experiment)
+    write_requested([done, running, planned], experiment)
     write_cell(experiment, done, [100, 1000], status="done", wall_seconds=12.0)
     for cell, holder, record in (
         (running, held(250, last_return=3.5), {"status": "running", "notices": ["fell back"]}),
@@ -82,7 +83,7 @@ def test_every_kind_of_cell(experiment, holders):
     directory = RunDirectory(fresh, experiment)  # has its claim, not yet its run.json
     directory.checkpoints.mkdir(parents=True)
     holders[directory.checkpoints] = held(0)
-    seen = survey.survey(experiment)
+    seen = read_status(experiment)
     found = by_seed(seen)
     assert {seed: cell.status for seed, cell in found.items()} == {
         0: "done",
@@ -101,7 +102,7 @@ def test_every_kind_of_cell(experiment, holders):
     ]
     assert (found[3].reason, found[4].reason) == ("ValueError: [/bold]", "")
     assert found[1].notices == ("fell back",)
-    assert found[6] == survey.Seen("mbbl/Pendulum", "sac", 6, "waiting")
+    assert found[6] == CellStatus("mbbl/Pendulum", "sac", 6, "waiting")
 
 
 def test_unreadable_cells_do_not_hide_the_others(experiment, holders):
@@ -109,7 +110,7 @@ def test_unreadable_cells_do_not_hide_the_others(experiment, holders):
     (write_cell(experiment, bad).path / "run.json").write_text("{")
     (write_cell(experiment, worse, [100]).path / "evaluations.csv").write_text("a\nb\n\0\0,,x\n")
     write_cell(experiment, good, [1000], status="done")
-    found = by_seed(survey.survey(experiment))
+    found = by_seed(read_status(experiment))
     assert [found[i].status for i in range(3)] == ["unreadable", "unreadable", "done"]
     assert "JSONDecodeError" in found[0].reason
     assert "\n" not in found[0].reason
@@ -120,17 +121,17 @@ def test_half_written_rows_do_not_count(experiment, holders):
     directory = write_cell(experiment, cell, [100, 200], status="done")
     with (directory.path / "evaluations.csv").open("a") as file:
         file.write("300,0,-9")
-    assert by_seed(survey.survey(experiment))[0].last_return == 200.0
+    assert by_seed(read_status(experiment))[0].last_return == 200.0
 
 
 def test_rates_are_of_the_last_two_evaluations(experiment, holders):
     (cell,) = cells_of(0)
     directory = write_cell(experiment, cell, [100], pace=0.5)
     holders[directory.checkpoints] = held(150)
-    assert by_seed(survey.survey(experiment))[0].rate == pytest.approx(2.0)
+    assert by_seed(read_status(experiment))[0].rate == pytest.approx(2.0)
     with (directory.path / "timing.csv").open("a") as file:
         file.write("200,1,1,58,0\n")  # ten seconds more
-    seen = survey.survey(experiment)
+    seen = read_status(experiment)
     assert by_seed(seen)[0].rate == pytest.approx(10.0)
     assert seen.eta(by_seed(seen)[0]) == pytest.approx(85.0)  # from step 150, which the claim tells
 
@@ -139,37 +140,37 @@ def test_before_the_first_evaluation_the_claim_tells_the_rate(experiment, holder
     (cell,) = cells_of(0)
     directory = write_cell(experiment, cell)
     has = held(50)
-    rules = survey._read_rules(experiment)
+    rules = experiment_status._read_protocol(experiment)
     begun = datetime.fromisoformat(has.started)
     # Thirteen seconds after the start, three after the last sign of life.
     monkeypatch.setattr(rules, "now", begun + timedelta(seconds=13))
-    monkeypatch.setattr(survey, "_read_rules", lambda path: rules)
+    monkeypatch.setattr(experiment_status, "_read_protocol", lambda path: rules)
     holders[directory.checkpoints] = has
-    assert by_seed(survey.survey(experiment))[0].rate == pytest.approx(5.0)
+    assert by_seed(read_status(experiment))[0].rate == pytest.approx(5.0)
     record = json.loads((directory.path / "run.json").read_text())
     directory.write_manifest(record | {"resumed": 1})  # the claim is younger than the run
-    assert by_seed(survey.survey(experiment))[0].rate is None
+    assert by_seed(read_status(experiment))[0].rate is None
 
 
 def test_the_end_of_all_is_estimated_from_what_runs_and_what_is_done(experiment, holders):
     sac, td3 = cells_of(0, 1, 2), cells_of(0, 1, algo="td3")
-    write_plan([*sac, *td3], experiment)
+    write_requested([*sac, *td3], experiment)
     for cell in (sac[0], td3[0]):
         directory = write_cell(experiment, cell, [500], pace=0.01)
         holders[directory.checkpoints] = held(500)
     # 500 + 500 steps of those that run, 3 times 1,000 to come, at 100 steps/s, two at a time.
-    assert survey.survey(experiment).total_eta == pytest.approx(20.0)
+    assert read_status(experiment).total_eta == pytest.approx(20.0)
     write_cell(experiment, sac[1], [1000], status="done", wall_seconds=500.0)
-    assert survey.survey(experiment).total_eta == pytest.approx(15.0)  # what runs is newer
+    assert read_status(experiment).total_eta == pytest.approx(15.0)  # what runs is newer
     holders.clear()
-    assert survey.survey(experiment).total_eta is None
+    assert read_status(experiment).total_eta is None
 
 
 def test_disk_use_tells_checkpoints_apart(tmp_path):
     for place, size in (("a/checkpoint/step-1/t", 40_000), ("a/run.json", 4096)):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / place).write_bytes(os.urandom(size))
-    used = survey.disk_use(tmp_path)
+    used = experiment_status.disk_use(tmp_path)
     assert 40_000 <= used.checkpoints < 60_000
     assert 4096 <= used.total - used.checkpoints < 20_000
 
@@ -179,20 +180,20 @@ def test_disk_use_tells_checkpoints_apart(tmp_path):
 
 def test_plans_of_several_sweeps_add_up(experiment):
     first, second = cells_of(0, 1), cells_of(1, 2)
-    write_plan(first, experiment)
-    write_plan(first[::-1], experiment)
-    write_plan(second, experiment)
-    assert read_plan(experiment) == {f"mbbl/Pendulum/sac/seed-{seed}" for seed in range(3)}
+    write_requested(first, experiment)
+    write_requested(first[::-1], experiment)
+    write_requested(second, experiment)
+    assert read_requested(experiment) == {f"mbbl/Pendulum/sac/seed-{seed}" for seed in range(3)}
     assert len(list((experiment / FOLDER).iterdir())) == 2
     open_experiment(experiment, LONG)
 
 
 def test_a_plan_that_cannot_be_read_is_named(experiment):
-    write_plan(cells_of(0), experiment)
+    write_requested(cells_of(0), experiment)
     (file,) = (experiment / FOLDER).iterdir()
     file.write_text("[]")
     with pytest.raises(UserError, match=re.escape(f"{file}: cannot be read")):
-        survey.survey(experiment)
+        read_status(experiment)
 
 
 # What is shown -------------------------------------------------------------------------
@@ -204,7 +205,7 @@ def shown(experiment, holders):
     directory = write_cell(experiment, running, [100, 200], notices=["no checkpoint at step 3"])
     holders[directory.checkpoints] = held(250, last_return=1234.56)
     write_cell(experiment, failed, status="failed", reason="ValueError: [/bold] [red]")
-    write_plan(cells_of(0, 1, 2), experiment)
+    write_requested(cells_of(0, 1, 2), experiment)
     return experiment
 
 
@@ -232,14 +233,14 @@ def terminal():
 
 def test_tables_in_a_terminal(shown):
     console, file = terminal()
-    status.show(survey.survey(shown), console)
+    status.show(read_status(shown), console)
     text = re.sub("\x1b[^m]*m", "", file.getvalue())
     for part in ("far 77", "failed", "ValueError: [/bold] [red]", "3s ago", "─"):
         assert part in text
 
 
 def test_a_watch_in_a_terminal_cuts_long_tables(shown, monkeypatch):
-    write_plan([cell_of("sac", f"mbbl/{name}", protocol=LONG) for name in mbbl_tasks()], shown)
+    write_requested([cell_of("sac", f"mbbl/{name}", protocol=LONG) for name in mbbl_tasks()], shown)
     console, file = terminal()
 
     def sleep(seconds):
@@ -320,13 +321,13 @@ def test_a_real_run_is_seen_while_it_runs_and_after_it_was_killed(tmp_path):
     run = Forked("train", [*arguments, f"--experiment={experiment}"], tmp_path / "log")
     try:
         wait_until(lambda: any(experiment.glob("*/*/*/seed-0/run.json")), what="a run")
-        (cell,) = survey.survey(experiment).cells
+        (cell,) = read_status(experiment).cells
         assert cell.status == "running"
         assert cell.holder.pid == run.process.pid
     finally:
         run.signal(signal.SIGKILL)
         run.wait()
-    (cell,) = survey.survey(experiment).cells
+    (cell,) = read_status(experiment).cells
     assert (cell.status, cell.holder) == ("interrupted", None)
 
 
@@ -335,7 +336,7 @@ def test_a_claim_in_this_process_shows_its_progress(experiment):
     directory = write_cell(experiment, cell)
     lease = Lease(directory.checkpoints)
     assert lease.take()
-    (seen,) = survey.survey(experiment).cells
+    (seen,) = read_status(experiment).cells
     assert (seen.status, seen.holder.pid, seen.step) == ("running", os.getpid(), 0)
     lease.release()
-    assert survey.survey(experiment).cells[0].status == "interrupted"
+    assert read_status(experiment).cells[0].status == "interrupted"

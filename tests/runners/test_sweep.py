@@ -131,10 +131,10 @@ def test_a_cell_that_another_process_has_is_waited_for(experiment, tmp_path):
     assert done in (taken.path(experiment) / "run.json").read_text()
 
 
-def work_then_die(run, experiment, how, pipe):
+def work_then_die(run, experiment, settings, pipe):
     """Ends the cell and dies before it can tell."""
     algos.load = load_fake
-    run_cell(run[0], experiment, how)
+    run_cell(run[0], experiment, settings)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -154,7 +154,7 @@ def test_workers_have_one_thread(experiment, monkeypatch):
     assert (threads, name) == ("1", "1")
 
 
-def write_threads(cell, experiment, how, pipe):
+def write_threads(cell, experiment, settings, pipe):
     import torch
 
     from runners.training.process import setup_process
@@ -190,7 +190,7 @@ def test_old_checkpoints_of_a_kill_are_no_trouble(experiment):
     assert record_of("still", experiment)["resumed"] == 1
 
 
-def sleep(cell, experiment, how, pipe):
+def sleep(cell, experiment, settings, pipe):
     """A worker that has not begun to listen to signals."""
     time.sleep(60)
 

@@ -52,19 +52,19 @@ def drawn(run, seed, episodes):
     """What a film must show, from the policy and the environment alone."""
     agent = load_policy(run)
     env = make_env(TASK, render_mode="rgb_array", width=SIZE, height=SIZE)
-    pictures, returns = [], []
+    images, returns = [], []
     for i in range(episodes):
         obs, _ = env.reset(seed=derive_seed("watch", TASK, seed, i))
-        pictures.append(env.render())
+        images.append(env.render())
         total, over = 0.0, False
         while not over:
             action = agent.act(obs[None, None], explore=False)[0, 0]
             obs, reward, terminated, truncated, _ = env.step(action.astype(np.float64))
             total, over = total + reward, terminated or truncated
-            pictures.append(env.render())
+            images.append(env.render())
         returns.append(total)
     env.close()
-    return np.stack(pictures), returns
+    return np.stack(images), returns
 
 
 def test_a_gif_shows_every_state_at_the_speed_of_the_task(run, tmp_path, capsys):
@@ -98,12 +98,12 @@ def test_an_mp4_shows_every_state_at_the_speed_of_the_task(run):
 
 
 def test_of_a_fast_film_only_some_states_are_drawn(run, tmp_path, monkeypatch):
-    pictures = []
-    picture = watch._picture
-    monkeypatch.setattr(watch, "_picture", lambda env: pictures.append(0) or picture(env))
+    images = []
+    draw = watch._image
+    monkeypatch.setattr(watch, "_image", lambda env: images.append(0) or draw(env))
     film(run, "--fps=150", f"--out={tmp_path / 'film.gif'}")
     # A GIF takes 25 a second: states 0, 6, 12, 18, and 20, the last one.
-    assert len(pictures) == 5
+    assert len(images) == 5
     with Image.open(tmp_path / "film.gif") as image:
         assert image.info["duration"] == 40
 
@@ -132,8 +132,8 @@ def test_pixels_are_watched_like_states(tmp_path, capsys):
             return np.zeros((1, 1, 2), np.float32)
 
     seen, reports = [], []
-    pictures = list(watch.play(Policy(), Env(), [7, 9], report=lambda *r: reports.append(r)))
-    assert [int(p[0, 0, 0]) for p in pictures] == [0, 10, 20] * 2
+    images = list(watch.play(Policy(), Env(), [7, 9], report=lambda *r: reports.append(r)))
+    assert [int(p[0, 0, 0]) for p in images] == [0, 10, 20] * 2
     assert seen == [((1, 1, 3, 4, 4), k) for k in (7, 1, 9, 1)]
     assert reports == [(3.0, 2, 1.0)] * 2  # success at any step
 
@@ -175,13 +175,13 @@ def test_runs_that_cannot_be_filmed_are_one_line(run, tmp_path, monkeypatch, cap
     assert "holds no trained policy" in refused(capsys, tmp_path / "empty")
     blind = finished(tmp_path, "mbbl/Pendulum")
 
-    def no_picture(*arguments, **options):
-        raise ValueError("it has no picture")
+    def no_image(*arguments, **options):
+        raise ValueError("it has no image")
 
     with monkeypatch.context() as patched:
-        patched.setattr(watch, "make_env", no_picture)
+        patched.setattr(watch, "make_env", no_image)
         text = refused(capsys, blind)
-    assert "mbbl/Pendulum cannot be filmed: it has no picture" in text
+    assert "mbbl/Pendulum cannot be filmed: it has no image" in text
     monkeypatch.setattr(watch, "gl_problem", lambda: "no GL library: install one")
     assert "cannot draw: no GL library" in refused(capsys, run, f"--out={tmp_path / 'x.gif'}")
 

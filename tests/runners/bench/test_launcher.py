@@ -9,7 +9,7 @@ import pytest
 
 from runners.bench import launcher as bench_load
 from runners.bench.launcher import Load
-from runners.storage.survey import survey
+from runners.storage.experiment_status import read_status
 from runners.terminal.progress import Row
 from tests.helpers.runs import cell_of
 
@@ -43,7 +43,7 @@ def test_sixty_tiny_cells_leave_nothing_behind(tmp_path, monkeypatch, handlers):
     processes, files = children(), len(os.listdir("/proc/self/fd"))
     load = bench_load.measure(60, 2, tmp_path / "load")
     assert load.ended == {"done": 60}
-    assert {cell.status for cell in survey(tmp_path / "load").cells} == {"done"}
+    assert {cell.status for cell in read_status(tmp_path / "load").cells} == {"done"}
     assert children() == processes
     assert multiprocessing.active_children() == []
     assert len(os.listdir("/proc/self/fd")) == files

@@ -13,7 +13,7 @@ from algos.parts.config import OptionError
 from runners.cells.cell import Cell
 from runners.cells.errors import UserError
 from runners.cells.grid import make_cells, parse_overrides, parse_seeds, split
-from runners.cells.protocols import DIFFSR, PROTOCOLS, QUICK, QVPO, protocol
+from runners.cells.protocols import DIFFSR, PROTOCOLS, QUICK, QVPO, get_protocol
 from runners.cells.seeding import derive_seed
 from runners.storage.rundir import open_experiment
 from tests.helpers.runs import ROOT, TINY, Still, cell_of, load_fake
@@ -180,7 +180,7 @@ def test_split():
 
 @pytest.mark.parametrize("rules", PROTOCOLS.values(), ids=PROTOCOLS)
 def test_protocols_are_sound(rules):
-    assert protocol(rules.name) is rules
+    assert get_protocol(rules.name) is rules
     assert [envs.task(name).id for name in rules.tasks] == list(rules.tasks)
     assert len(set(rules.tasks)) == len(rules.tasks)
     assert 0 < rules.random_steps < rules.steps

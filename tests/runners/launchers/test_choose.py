@@ -3,11 +3,11 @@
 import pytest
 
 from runners.cells.errors import UserError
+from runners.cells.settings import RunSettings
 from runners.launchers import choose
 from runners.launchers.local import LocalLauncher
 from runners.launchers.remote import Needs
 from runners.terminal.cli import Parser
-from runners.training.process import How
 
 
 def parse(*words):
@@ -28,26 +28,29 @@ def made(monkeypatch):
 
 
 def test_the_local_launcher_is_the_default():
-    launcher = choose.make_launcher(parse(), 3, How())
+    launcher = choose.make_launcher(parse(), 3, RunSettings())
     assert isinstance(launcher, LocalLauncher)
     assert launcher.workers == 3
 
 
 def test_options_reach_ray(made):
-    how = How("cuda")
-    choose.make_launcher(parse("--launcher=ray"), 1, how)
+    settings = RunSettings("cuda")
+    choose.make_launcher(parse("--launcher=ray"), 1, settings)
     words = "--launcher=ray --address=head:1 --cpus-per-run=0.5 --gpus-per-run=0.25"
-    choose.make_launcher(parse(*words.split(), "--memory-per-run=3"), 1, how)
-    assert made == [("auto", how, Needs(1, 1)), ("head:1", how, Needs(0.5, 0.25, 3))]
+    choose.make_launcher(parse(*words.split(), "--memory-per-run=3"), 1, settings)
+    assert made == [("auto", settings, Needs(1, 1)), ("head:1", settings, Needs(0.5, 0.25, 3))]
 
 
 def test_options_reach_slurm(made):
-    how = How()
-    choose.make_launcher(parse("--launcher=slurm"), 1, how)
+    settings = RunSettings()
+    choose.make_launcher(parse("--launcher=slurm"), 1, settings)
     words = "--launcher=slurm --partition=long --time=90 --workers=7 --slurm account=a=b"
-    choose.make_launcher(parse(*words.split(), "--slurm", "qos=low"), 1, how)
+    choose.make_launcher(parse(*words.split(), "--slurm", "qos=low"), 1, settings)
     extra = {"account": "a=b", "qos": "low"}
-    assert made == [(how, Needs(), 240, None, None, {}), (how, Needs(), 90, "long", 7, extra)]
+    assert made == [
+        (settings, Needs(), 240, None, None, {}),
+        (settings, Needs(), 90, "long", 7, extra),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -69,6 +72,6 @@ def test_options_reach_slurm(made):
 )
 def test_what_does_not_fit_is_one_line(words, line, made):
     with pytest.raises(UserError) as error:
-        choose.make_launcher(parse(*words.split()), 1, How())
+        choose.make_launcher(parse(*words.split()), 1, RunSettings())
     assert str(error.value) == line
     assert not made

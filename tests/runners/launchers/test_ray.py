@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from runners.cells.errors import UserError
+from runners.cells.settings import RunSettings
 from runners.launchers.remote import Needs, Origin
 from runners.storage.lease import holder
 from runners.storage.rundir import RunDirectory
-from runners.training.process import How
 from tests.helpers.cluster import (
     Watched,
     begun,
@@ -70,7 +70,7 @@ def whole(quiet, tmp_path):
 
 
 def launch(cluster, experiment, cells, at_refresh=lambda view: None, **how):
-    launcher = RayLauncher(cluster.address, How(checkpoint_seconds=0.2, **how), Needs())
+    launcher = RayLauncher(cluster.address, RunSettings(checkpoint_seconds=0.2, **how), Needs())
     view = Watched(cells, at_refresh)
     finished = launcher.run([(cell,) for cell in cells], experiment, view)
     return finished, view
@@ -163,8 +163,8 @@ def test_a_run_gets_the_part_of_a_gpu_that_it_asks_for(cluster, experiment, tmp_
     """
     runs = cells_in(tmp_path, line)
     # There is no GPU: the device of the cells stays the CPU, Ray's accounting is real.
-    launcher = RayLauncher(cluster.address, How("cuda"), Needs(cpus=0.5, gpus=0.5))
-    launcher.how = How("cpu")
+    launcher = RayLauncher(cluster.address, RunSettings("cuda"), Needs(cpus=0.5, gpus=0.5))
+    launcher.settings = RunSettings("cpu")
     view = Watched(runs)
     assert launcher.run([(cell,) for cell in runs], experiment, view)
     assert statuses(runs, view) == ["done", "done"], view.rows
@@ -239,7 +239,7 @@ def test_needs_that_no_node_meets(cluster):
     with pytest.raises(
         UserError, match=r"no machine has .* \(64 CPUs, 0 GPUs, 1 GB\); there are: "
     ):
-        RayLauncher(cluster.address, How(), Needs(cpus=64, memory_gb=1))
+        RayLauncher(cluster.address, RunSettings(), Needs(cpus=64, memory_gb=1))
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_bad_needs_are_one_line(needs, device, line):
 @pytest.mark.parametrize("address", ["nowhere", "host:", "host:port", "127.0.0.1:99999", ":1"])
 def test_a_bad_address_is_one_line(address):
     with pytest.raises(UserError, match=rf"--address {address}: expected auto or HOST:PORT"):
-        RayLauncher(address, How(), Needs())
+        RayLauncher(address, RunSettings(), Needs())
 
 
 def absent(**options):
@@ -272,10 +272,10 @@ def absent(**options):
 
 def test_no_cluster_is_one_line(monkeypatch):
     with pytest.raises(UserError, match=r"--address 127.0.0.1:1: no Ray cluster there \(.*refused"):
-        RayLauncher("127.0.0.1:1", How(), Needs())
+        RayLauncher("127.0.0.1:1", RunSettings(), Needs())
     monkeypatch.setattr(ray, "init", absent)
     with pytest.raises(UserError, match=r"--address auto: no Ray cluster on this machine; start"):
-        RayLauncher("auto", How(), Needs())
+        RayLauncher("auto", RunSettings(), Needs())
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"Ray is not installed; pip install -e '.\[cluster\]'"):
-        RayLauncher("auto", How(), Needs())
+        RayLauncher("auto", RunSettings(), Needs())

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from runners.cells.errors import UserError
+from runners.cells.settings import RunSettings
 from runners.launchers import slurm
 from runners.launchers.remote import Needs, Origin
 from runners.launchers.slurm import RunJob, SlurmLauncher
 from runners.storage import lease
 from runners.storage.lease import holder
 from runners.storage.rundir import RunDirectory
-from runners.training.process import How
 from tests.helpers.cluster import (
     Watched,
     begun,
@@ -91,7 +91,7 @@ class Local(SlurmLauncher):
 
 
 def launch(cells, experiment, at_refresh=lambda view: None, kind=Local, **options):
-    launcher = kind(How(checkpoint_seconds=0.2), Needs(), minutes=5, **options)
+    launcher = kind(RunSettings(checkpoint_seconds=0.2), Needs(), minutes=5, **options)
     view = Watched(cells, at_refresh)
     return launcher.run([(cell,) for cell in cells], experiment, view), view, launcher
 
@@ -178,7 +178,7 @@ def test_a_job_that_cannot_begin_says_why(cells, tmp_path):
 def test_a_machine_with_other_versions_refuses(cells, tmp_path):
     run, origin = (cells[0],), Origin.here([(cells[0],)])
     other = Origin({**origin.versions, "numpy": "0.1"}, {})
-    (end,) = RunJob(How(), other)(run, tmp_path / "e").ends
+    (end,) = RunJob(RunSettings(), other)(run, tmp_path / "e").ends
     assert end.status == "refused"
     assert end.reason.startswith("this machine has numpy ")
     assert not cells[0].path(tmp_path / "e").exists()
@@ -191,7 +191,7 @@ def test_the_claim_of_a_lost_machine_is_waited_for(cells, tmp_path, monkeypatch)
     facts = lease._facts_of_this_process(locked=False)
     facts = dataclasses.replace(facts, boot="of another machine", host="lost")
     (folder / "claim-1").write_bytes(json.dumps(dataclasses.asdict(facts)).encode())
-    job = RunJob(How(), Origin.here([]))
+    job = RunJob(RunSettings(), Origin.here([]))
     (end,) = job._take_over((cells[0],), tmp_path / "e", lambda: False).ends
     assert end.status == "done"
 
@@ -222,7 +222,7 @@ def test_what_slurm_is_asked_for(cells, false_slurm, monkeypatch):
     third = dataclasses.replace(cells[0], seed=2)
     needs = Needs(cpus=2, gpus=1, memory_gb=1.5)
     launcher = SlurmLauncher(
-        How("cuda"), needs, 90, "fast", 1, {"account": "mine", "signal": "USR2@200"}
+        RunSettings("cuda"), needs, 90, "fast", 1, {"account": "mine", "signal": "USR2@200"}
     )
     runs = [(cell,) for cell in (*cells, third)]
     assert not launcher.run(runs, false_slurm / "e", Watched([*cells, third], stop))
@@ -247,7 +247,7 @@ def test_what_slurm_is_asked_for(cells, false_slurm, monkeypatch):
     assert names == {"40_0": [cells[0].name], "40_1": [cells[1].name], "41": [third.name]}
 
     # The same command again: all are in the queue, so nothing is submitted.
-    again = SlurmLauncher(How("cuda"), needs, 90, "fast")
+    again = SlurmLauncher(RunSettings("cuda"), needs, 90, "fast")
     assert not again.run(runs, false_slurm / "e", Watched([*cells, third], stop))
     assert not (false_slurm / "script-2").exists()
 
@@ -288,15 +288,15 @@ def test_jobs_that_slurm_refuses_are_one_line(cells, false_slurm, commands, capf
 
 def test_bad_values_are_one_line(false_slurm, monkeypatch):
     with pytest.raises(UserError, match=r"--cpus-per-run 0.5: Slurm gives out whole ones"):
-        SlurmLauncher(How(), Needs(cpus=0.5), 60)
+        SlurmLauncher(RunSettings(), Needs(cpus=0.5), 60)
     with pytest.raises(UserError, match=r"--gpus-per-run 0.5: Slurm gives out whole ones"):
-        SlurmLauncher(How("cuda"), Needs(gpus=0.5), 60)
+        SlurmLauncher(RunSettings("cuda"), Needs(gpus=0.5), 60)
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UserError, match=r"no Slurm on this machine \(no sbatch\)"):
-        SlurmLauncher(How(), Needs(), 60)
+        SlurmLauncher(RunSettings(), Needs(), 60)
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(UserError, match=r"not installed; pip install -e '.\[cluster\]'"):
-        SlurmLauncher(How(), Needs(), 60)
+        SlurmLauncher(RunSettings(), Needs(), 60)
 
 
 def has_slurm():

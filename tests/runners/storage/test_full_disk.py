@@ -16,7 +16,7 @@ from runners.cells.errors import EXIT_AGAIN, EXIT_USAGE
 from runners.cells.protocols import PROTOCOLS
 from runners.storage import checkpoint
 from runners.terminal.cli import run_main
-from runners.terminal.options import FREE_BYTES
+from runners.terminal.machine import FREE_BYTES
 from tests.helpers.runs import TINY, Forked, cell_of, files_of, small_options, wait_until
 
 SPACE = "No space left on device"

@@ -179,7 +179,7 @@ def test_a_dry_run_prints_every_cell_and_writes_nothing(tmp_path, monkeypatch, c
 
 def test_a_dry_run_says_when_the_disk_is_full(tmp_path, monkeypatch, capsys, quick_probe):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("runners.terminal.options.FREE_BYTES", 1 << 60)
+    monkeypatch.setattr("runners.terminal.machine.FREE_BYTES", 1 << 60)
     arguments = ["--dry-run", "--algos=sac", "--tasks=mbbl/Pendulum", "--seeds=1"]
     assert sweep.main([*arguments, "--protocol=tiny", *(f"--set={t}" for t in SMALL_SETS)]) == 2
     assert "this would be refused: --experiment results/tiny: " in capsys.readouterr().out

@@ -11,10 +11,10 @@ import pytest
 
 from algos.parts import precision
 from runners import sweep
+from runners.cells.settings import RunSettings
 from runners.storage import checkpoint
 from runners.storage.rundir import RunDirectory
 from runners.training.loop import Interrupted, Loop
-from runners.training.process import How
 from runners.training.session import run_cell
 from tests.helpers.runs import (
     FAKES,
@@ -46,10 +46,10 @@ def same_but_for_the_name(cell, experiment):
     assert ours["evaluations.csv"] == theirs["evaluations.csv"]
 
 
-# Workers that hang ----------------------------------------------------------------------
+# Workers that stall ---------------------------------------------------------------------
 
 
-def test_a_worker_that_hangs_is_killed_and_its_run_goes_on(tmp_path):
+def test_a_stalled_worker_is_killed_and_its_run_goes_on(tmp_path):
     cell, experiment = cell_of("hangs"), tmp_path / "e"
     more = ["--step-timeout=3", "--checkpoint-seconds=0"]
     assert run_sweep("hangs,still", experiment, *more) == 0
@@ -58,7 +58,7 @@ def test_a_worker_that_hangs_is_killed_and_its_run_goes_on(tmp_path):
     same_but_for_the_name(cell, experiment)
 
 
-def test_a_worker_that_always_hangs_is_given_up(tmp_path, capfd):
+def test_a_worker_that_always_stalls_is_given_up(tmp_path, capfd):
     cell = cell_of("hangsalways")
     experiment = tmp_path / "e"
     assert run_sweep("hangsalways,still", experiment, "--step-timeout=2") == 1
@@ -147,7 +147,7 @@ def test_clocks_that_jump_change_nothing(tmp_path, monkeypatch):
     with pytest.raises(Interrupted):
         run_cell(cell, tmp_path / "e", should_stop=lambda: next(seen) >= 10)
     assert saves == [10]  # at the stop; no interval has passed
-    assert run_cell(cell, tmp_path / "e", How(checkpoint_seconds=0.3)) == "done"
+    assert run_cell(cell, tmp_path / "e", RunSettings(checkpoint_seconds=0.3)) == "done"
     assert 2 <= len(saves) <= 4
     assert files_of(cell.path(tmp_path / "e")) == files_of(cell.path(tmp_path / "whole"))
     assert 0.0 < record_of(cell, tmp_path / "e")["wall_seconds"] < 600.0
@@ -189,7 +189,7 @@ def test_a_checkpoint_that_cannot_be_written_is_noted_and_training_goes_on(tmp_p
     monkeypatch.setattr(checkpoint, "save", fails)
     notices = []
     report = lambda progress: notices.append(progress.notice)  # noqa: E731
-    assert run_cell(cell, tmp_path, How(checkpoint_seconds=0), report=report) == "done"
+    assert run_cell(cell, tmp_path, RunSettings(checkpoint_seconds=0), report=report) == "done"
     text = "no checkpoint at step 6 (No space left on device)"
     assert text in notices
     assert text in record_of(cell, tmp_path)["notices"]

@@ -15,13 +15,13 @@ from algos.parts.types import Spaces
 from envs.parts import registry
 from envs.parts.registry import Task
 from runners.cells.errors import UserError
+from runners.cells.settings import RunSettings
 from runners.storage import checkpoint
 from runners.storage.checkpoint import CheckpointError
 from runners.storage.rundir import RunDirectory, open_experiment
 from runners.training import replica
 from runners.training import session as run_module
 from runners.training.loop import Interrupted, Loop
-from runners.training.process import How
 from runners.training.replica import make_env
 from runners.training.session import run_cell
 from tests.helpers.runs import (
@@ -317,7 +317,7 @@ def test_a_disk_that_fills_up_keeps_the_checkpoint(experiment, monkeypatch):
             raise OSError(28, "No space left on device")
 
         patch.setattr(checkpoint, "_write_checkpoint", full)
-        status, record = run(cell, experiment, how=How(checkpoint_seconds=0))
+        status, record = run(cell, experiment, settings=RunSettings(checkpoint_seconds=0))
     assert status == "failed"
     assert "No space left on device" in record["reason"]
     status, record = run(cell, experiment)
@@ -544,8 +544,8 @@ def test_checkpoints_come_by_the_clock(experiment, monkeypatch):
     monkeypatch.setattr(Loop, "save", lambda self: saves.append(self.step))
     monkeypatch.setitem(FAKES, "still", Slow)
     rules = dataclasses.replace(TINY, steps=20)
-    run_cell(cell_of(protocol=rules), experiment, How(checkpoint_seconds=0.3))
+    run_cell(cell_of(protocol=rules), experiment, RunSettings(checkpoint_seconds=0.3))
     assert 1 <= len(saves) <= 4
     saves.clear()
-    run_cell(cell_of(protocol=rules, seed=1), experiment, How(checkpoint_seconds=math.inf))
+    run_cell(cell_of(protocol=rules, seed=1), experiment, RunSettings(checkpoint_seconds=math.inf))
     assert saves == []

@@ -15,12 +15,12 @@ from runners.bench import pixels as bench_pixels
 from runners.cells.errors import UserError
 from runners.cells.grid import make_cells, resolve, unsupported
 from runners.cells.protocols import METAWORLD
+from runners.cells.settings import RunSettings
 from runners.storage.rundir import RunDirectory, open_experiment
 from runners.terminal.cli import run_main
-from runners.terminal.options import check_disk, frame_bytes
+from runners.terminal.machine import check_disk, frame_bytes
 from runners.training.estimate import estimate
 from runners.training.loop import Interrupted, Loop
-from runners.training.process import How
 from runners.training.session import run_cell
 from runners.training.trained import load_policy, read_cell
 from tests.helpers.runs import CHAOS_PIXELS, PIXEL_TASK, TINY, cell_of, load_fake, small_options
@@ -84,7 +84,7 @@ def test_a_sweep_takes_what_fits_its_tasks(tmp_path, monkeypatch):
 def test_a_missing_gl_library_is_one_line_with_the_remedy(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        "runners.terminal.options.gl_problem", lambda: "no GL library: apt-get install it"
+        "runners.terminal.machine.gl_problem", lambda: "no GL library: apt-get install it"
     )
     for main, arguments in (
         (train.main, ["--algo=drqv2", "--task=metaworld/hammer"]),
@@ -115,7 +115,7 @@ def test_a_million_frames_need_22_gigabytes_and_are_refused_where_they_do_not_fi
     (cell,) = make_cells(["drqv2"], ["metaworld/hammer"], [0], full)
     assert 21e9 < frame_bytes(cell) == 1_000_000 * 84 * 84 * 3 < 22e9
     usage = type("Usage", (), {"free": 19 * GIB})
-    monkeypatch.setattr("runners.terminal.options.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("runners.terminal.machine.shutil.disk_usage", lambda path: usage)
     with pytest.raises(UserError, match=r"19456 MB free on its disk, 20387 MB needed"):
         check_disk(Path("results/x"), frame_bytes(cell))
     assert frame_bytes(cell_of("sac")) == 0
@@ -168,7 +168,9 @@ def test_a_damaged_block_is_refused(tmp_path, monkeypatch, on_disk):
     cell = pixel_cell()
     calls = iter(range(40))
     with pytest.raises(Interrupted):
-        run_cell(cell, tmp_path, How(frames_on_disk=on_disk), lambda: next(calls, None) is None)
+        run_cell(
+            cell, tmp_path, RunSettings(frames_on_disk=on_disk), lambda: next(calls, None) is None
+        )
     (block, *_) = (cell.path(tmp_path) / "checkpoint" / "blocks").iterdir()
     values = bytearray(block.read_bytes())
     values[5] ^= 1

@@ -16,10 +16,10 @@ import torch
 
 from analysis.data import load as analysis_load
 from runners.cells.errors import UserError
+from runners.cells.settings import RunSettings
 from runners.launchers.local import PRELOAD
 from runners.storage.rundir import RunDirectory, open_experiment
 from runners.training import tracking
-from runners.training.process import How
 from runners.training.tracking import FOLDER, Sinks, Target, check_sinks, open_sinks
 from runners.training.worker import run_here
 from tests.helpers.runs import TINY, cell_of, files_of
@@ -42,8 +42,8 @@ def _train(run, experiment, names, stop_at, kill_at):
         if step == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    how = How(checkpoint_seconds=1e9, track=names)
-    run_here(run, experiment, how, lambda: step == stop_at, report)
+    settings = RunSettings(checkpoint_seconds=1e9, track=names)
+    run_here(run, experiment, settings, lambda: step == stop_at, report)
 
 
 def train(run, experiment, names=(), stop_at=None, kill_at=None):

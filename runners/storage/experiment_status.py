@@ -16,14 +16,14 @@ from typing import Any
 from runners.cells.errors import UserError
 from runners.cells.statuses import FINAL, RECORDED
 from runners.storage.lease import Holder, holder
-from runners.storage.requested import read_plan
+from runners.storage.requested import read_requested
 
 KEY = re.compile(r"[^/]+/[^/]+/[^/]+/seed-\d+")  # of a run directory, below the experiment
 BYTES_PER_ROW = 128  # more than a row of evaluations.csv or timing.csv takes
 
 
 @dataclass(frozen=True)
-class Seen:
+class CellStatus:
     """One cell, as its files say.
 
     Attributes:
@@ -67,12 +67,12 @@ class Disk:
 
 
 @dataclass(frozen=True)
-class Survey:
+class ExperimentStatus:
     """An experiment at one moment.
 
     Attributes:
         path: its folder.
-        protocol: the name of its rules.
+        protocol: name of its protocol.
         steps: environment steps of each cell.
         cells: all that have a folder or were asked for, in order of their names.
         disk: what it takes.
@@ -81,22 +81,22 @@ class Survey:
     path: Path
     protocol: str
     steps: int
-    cells: tuple[Seen, ...]
+    cells: tuple[CellStatus, ...]
     disk: Disk
 
-    def having(self, *statuses: str) -> list[Seen]:
+    def having(self, *statuses: str) -> list[CellStatus]:
         """The cells with one of these statuses, in order of the statuses."""
         return [cell for status in statuses for cell in self.cells if cell.status == status]
 
     @cached_property
-    def methods(self) -> dict[tuple[str, str], list[Seen]]:
+    def methods(self) -> dict[tuple[str, str], list[CellStatus]]:
         """The cells of each task and method."""
-        groups: dict[tuple[str, str], list[Seen]] = {}
+        groups: dict[tuple[str, str], list[CellStatus]] = {}
         for cell in self.cells:
             groups.setdefault((cell.task, cell.label), []).append(cell)
         return groups
 
-    def eta(self, cell: Seen) -> float | None:
+    def eta(self, cell: CellStatus) -> float | None:
         """Seconds to the end of a running cell at its present rate."""
         return max(0, self.steps - cell.step) / cell.rate if cell.rate else None
 
@@ -119,7 +119,7 @@ class Survey:
         longest = max((self.eta(cell) or 0.0) for cell in running)
         return max(seconds / len(running), longest)
 
-    def _pace(self, cells: Iterable[Seen]) -> float | None:
+    def _pace(self, cells: Iterable[CellStatus]) -> float | None:
         """Seconds per step of a method on a task, from its running cells or else the done ones."""
         cells = list(cells)
         found = [1.0 / cell.rate for cell in cells if cell.status == "running" and cell.rate]
@@ -128,7 +128,7 @@ class Survey:
 
 
 @dataclass
-class _Rules:
+class _Protocol:
     """What experiment.json says of every cell."""
 
     name: str
@@ -137,24 +137,24 @@ class _Rules:
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
-def survey(path: Path) -> Survey:
+def read_status(path: Path) -> ExperimentStatus:
     """Look at an experiment folder.
 
     Raises:
-        UserError: it is none, or its experiment.json or its plan cannot be read.
+        UserError: it is none, or its experiment.json or its list of cells cannot be read.
     """
-    rules = _read_rules(path)
+    protocol = _read_protocol(path)
     begun = {folder.relative_to(path).as_posix() for folder in path.glob("[!.]*/*/*/seed-*")}
-    keys = [key for key in begun | read_plan(path) if KEY.fullmatch(key)]
-    cells = sorted((_look(path, key, rules) for key in keys), key=_order)
-    return Survey(path, rules.name, rules.steps, tuple(cells), disk_use(path))
+    keys = [key for key in begun | read_requested(path) if KEY.fullmatch(key)]
+    cells = sorted((_look(path, key, protocol) for key in keys), key=_order)
+    return ExperimentStatus(path, protocol.name, protocol.steps, tuple(cells), disk_use(path))
 
 
-def _order(cell: Seen) -> tuple[str, str, int]:
+def _order(cell: CellStatus) -> tuple[str, str, int]:
     return cell.task, cell.label, cell.seed
 
 
-def _read_rules(path: Path) -> _Rules:
+def _read_protocol(path: Path) -> _Protocol:
     file = path / "experiment.json"
     if not file.is_file():
         folder = path.parent
@@ -164,22 +164,24 @@ def _read_rules(path: Path) -> _Rules:
     try:
         protocol = json.loads(file.read_text())["protocol"]
         steps, episodes = int(protocol["steps"]), int(protocol["eval_episodes"])
-        return _Rules(str(protocol["name"]), steps, episodes)
+        return _Protocol(str(protocol["name"]), steps, episodes)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: cannot be read ({error})") from None
 
 
-def _look(experiment: Path, key: str, rules: _Rules) -> Seen:
+def _look(experiment: Path, key: str, protocol: _Protocol) -> CellStatus:
     """One cell; `key` is its run directory relative to the experiment."""
     task, label, seed = key.rsplit("/", 2)
     names = (task, label, int(seed.removeprefix("seed-")))
     try:
-        return _read(experiment / key, names, rules)
+        return _read(experiment / key, names, protocol)
     except (OSError, LookupError, TypeError, ValueError) as error:
-        return Seen(*names, "unreadable", " ".join(f"{type(error).__name__}: {error}".split()))
+        return CellStatus(
+            *names, "unreadable", " ".join(f"{type(error).__name__}: {error}".split())
+        )
 
 
-def _read(folder: Path, names: tuple[str, str, int], rules: _Rules) -> Seen:
+def _read(folder: Path, names: tuple[str, str, int], protocol: _Protocol) -> CellStatus:
     record = _read_record(folder / "run.json")
     status = str(record["status"])
     has = None if status in FINAL else holder(folder / "checkpoint")
@@ -188,17 +190,17 @@ def _read(folder: Path, names: tuple[str, str, int], rules: _Rules) -> Seen:
     else:
         has = None
         status = "interrupted" if status == "running" else status
-    step, last_return = _last_evaluation(folder, rules.episodes)
+    step, last_return = _last_evaluation(folder, protocol.episodes)
     if has is not None:
         step = max(step, has.step)
         last_return = last_return if has.last_return is None else has.last_return
-    return Seen(
+    return CellStatus(
         *names,
         status,
         "" if status == "running" else str(record.get("reason") or ""),
         step,
         last_return,
-        None if has is None else _rate(folder, has, bool(record.get("resumed")), rules.now),
+        None if has is None else _rate(folder, has, bool(record.get("resumed")), protocol.now),
         float(record.get("wall_seconds", 0.0)),
         has,
         tuple(map(str, record.get("notices", ()))),
