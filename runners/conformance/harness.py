@@ -1,15 +1,9 @@
-"""What conformance rules are made of: small agents, a made-up world, and outcomes.
-
-A rule takes an agent class and drives small agents of it through a made-up world. It
-returns if all is well, raises `Broken` with what is wrong and what to do, or
-`NotApplicable` with the reason. The rules themselves are in `runners.check`.
-"""
+"""Small agents in a made-up world, which the rules drive and compare."""
 
 from __future__ import annotations
 
 import dataclasses
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,10 +14,8 @@ import torch
 from algos.base.agent import Agent
 from algos.parts.config import AgentConfig, build_config
 from algos.parts.types import Array, Spaces, Transition
+from runners.conformance.rule import Algo, require
 from runners.storage import checkpoint
-
-Algo = type[Agent]
-Rule = Callable[[Algo], None]
 
 KINDS = {"state": (5,), "pixels": (9, 20, 20)}
 ACTION_DIM = 3
@@ -37,48 +29,23 @@ SMALL = {
 UPDATES = 15
 MAX_STEPS = 2_000  # a small agent that has not learned by then never will
 
-RULES: dict[str, Rule] = {}
-
-
-class Broken(Exception):
-    """An agent breaks a rule; the text says what is wrong and what to do."""
-
-
-class NotApplicable(Exception):
-    """A rule says nothing about an agent; the text is the reason."""
-
-
-def rule(function: Rule) -> Rule:
-    """Add `function` to `RULES` under its name, in order of definition."""
-    RULES[function.__name__] = function
-    return function
-
-
-def require(condition: bool, text: str) -> None:
-    """Raise `Broken` with `text` unless the condition holds."""
-    if not condition:
-        raise Broken(text)
-
-
-# ---------------------------------------------------------------- small agents in a made-up world
-
 
 def small_config(algo: Algo, options: Mapping[str, Any]) -> AgentConfig:
-    """The `quick` preset with a short warm-up and a small memory, then `options`."""
+    """Return the `quick` preset with a short warm-up and a small memory, then `options`."""
     names = {field.name for field in dataclasses.fields(algo.Config)}
     values = {**algo.presets.get("quick", {}), **SMALL, **options}
     return build_config(algo.Config, {k: v for k, v in values.items() if k in names})
 
 
 def build(algo: Algo, seeds: Sequence[int] = (0,), **options: Any) -> Agent:
-    """A small agent on the CPU; options that it does not have are left out."""
+    """Build a small agent on the CPU; options that it does not have are left out."""
     kinds = [kind for kind in algo.observation_kinds if kind in KINDS]
     shape = KINDS[kinds[0]] if kinds else KINDS["state"]
     return algo(Spaces(shape, ACTION_DIM), small_config(algo, options), list(seeds))
 
 
 def observation(keys: Sequence[int], t: int, shape: tuple[int, ...]) -> Array:
-    """What replicas with these keys see at step t, `[R, *shape]`, whatever they do."""
+    """Return what replicas with these keys see at step t, `[R, *shape]`, whatever they do."""
     streams = [np.random.default_rng([key, t]) for key in keys]
     if len(shape) == 3:
         return np.stack([rng.integers(0, 256, shape, np.uint8) for rng in streams])
@@ -86,14 +53,14 @@ def observation(keys: Sequence[int], t: int, shape: tuple[int, ...]) -> Array:
 
 
 def shifted(obs: Array, offset: float) -> Array:
-    """`obs` moved by `offset`; pixels stay within their range."""
+    """Return `obs` moved by `offset`; pixels stay within their range."""
     if obs.dtype == np.uint8:
         return (obs.astype(np.float32) + np.float32(offset)).clip(0, 255).astype(np.uint8)
     return obs + np.float32(offset)
 
 
 def narrow(algo: Algo, kind: str) -> Algo:
-    """The same agent as if it took one kind of observation only."""
+    """Return the same agent as if it took one kind of observation only."""
     facts = {"observation_kinds": (kind,), "__module__": algo.__module__}
     return type(algo.__name__, (algo,), facts)
 
@@ -132,13 +99,13 @@ class Probe:
         self.ending, self.t = ending, 0
 
     def see(self, count: int = 1) -> Array:
-        """Present observations `[R, count, *obs_shape]`; with count > 1 those to come as well."""
+        """Return observations `[R, count, *obs_shape]`; with count > 1 those to come as well."""
         shape = self.agent.spaces.obs_shape
         views = [observation(self.keys, self.t + n, shape) for n in range(count)]
         return np.stack(views, axis=1)
 
     def transition(self, obs: Array, action: Array) -> Transition:
-        """What follows on `action` `[R, A]` in this step; no array is shared with the caller."""
+        """Return what follows on `action` `[R, A]`; no array is shared with the caller."""
         replicas = len(self.keys)
         kinds = ["terminated", "truncated"] if self.ending == "both" else [self.ending]
         flag = kinds[self.t // 3 % len(kinds)] if self.t % 3 == 2 else "neither"
@@ -175,8 +142,8 @@ class Probe:
         self.t += 1
         return Step(action, raw, {name: as_array(value) for name, value in raw.items()})
 
-    def train(self, updates: int = UPDATES, **how: Any) -> list[Step]:
-        """Steps, until `updates` of them have given metrics; `how` is that of `step`."""
+    def train(self, updates: int = UPDATES, **options: Any) -> list[Step]:
+        """Take steps until `updates` of them have given metrics; `options` are those of `step`."""
         steps: list[Step] = []
         while sum(bool(step.metrics) for step in steps) < updates:
             require(
@@ -184,17 +151,17 @@ class Probe:
                 f"update() gave no metrics in {MAX_STEPS} steps of a small agent: learn from "
                 f"step random_steps on, and return what was learned as a dict of tensors",
             )
-            steps.append(self.step(**how))
+            steps.append(self.step(**options))
         return steps
 
 
 def as_array(value: Any) -> Array:
-    """A metric as an array of its own."""
+    """Copy a metric into an array."""
     return torch.as_tensor(value).detach().cpu().float().numpy().copy()
 
 
 def flat(steps: list[Step]) -> list[tuple[str, Array]]:
-    """All numbers of a training run in order, each with the words for a failure."""
+    """List all numbers of a training run in order, each with the words for a failure."""
     found: list[tuple[str, Array]] = []
     for n, step in enumerate(steps):
         found.append((f"the action of step {n}", step.action))
@@ -203,7 +170,7 @@ def flat(steps: list[Step]) -> list[tuple[str, Array]]:
 
 
 def difference(one: list[Step], other: list[Step]) -> str:
-    """The first number that is not bitwise the same, in words, or an empty string."""
+    """Name the first number that is not bitwise the same; an empty string if there is none."""
     pairs = zip(flat(one), flat(other), strict=False)
     for (name, a), (other_name, b) in pairs:
         if name != other_name or a.tobytes() != b.tobytes():
@@ -218,53 +185,14 @@ def require_same(one: list[Step], other: list[Step], text: str) -> None:
 
 
 def several(algo: Algo) -> bool:
-    """Whether the agent takes more than one replica."""
+    """Return whether the agent takes more than one replica."""
     return algo.max_replicas is None or algo.max_replicas > 1
 
 
 def round_trip(state: dict[str, Any]) -> Any:
-    """`state` as it comes back from a checkpoint on disk."""
+    """Return `state` as it comes back from a checkpoint on disk."""
     with TemporaryDirectory() as folder:
         checkpoint.save(Path(folder), 0, state)
         loaded = checkpoint.load(Path(folder))
         assert loaded is not None
         return loaded.state
-
-
-# ---------------------------------------------------------------- outcomes
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """How an agent fares under a rule: `pass`, `FAIL` or `skip`, and why."""
-
-    verdict: str
-    reason: str = ""
-
-
-def judge(name: str, algo: Algo) -> Outcome:
-    """Apply the rule `name`; a crash is a failure like any other.
-
-    An agent may declare `rule_exceptions`, a mapping from rules that cannot hold for it to
-    the reason; they are skipped.
-    """
-    declared: Mapping[str, str] = algo.rule_exceptions
-    if name in declared:
-        return Outcome("skip", f"declared: {declared[name]}")
-    try:
-        RULES[name](algo)
-    except NotApplicable as reason:
-        return Outcome("skip", str(reason))
-    except Broken as failure:
-        return Outcome("FAIL", str(failure))
-    except Exception as error:
-        return Outcome("FAIL", f"crashed with {type(error).__name__}: {error} ({_place(error)})")
-    return Outcome("pass")
-
-
-def _place(error: BaseException) -> str:
-    """The last line of this suite on the way to the error, and the line that raised it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "site-packages" not in frame.filename]
-    places = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in (*own[-1:], frames[-1])]
-    return " -> ".join(dict.fromkeys(places))

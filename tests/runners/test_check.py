@@ -6,7 +6,8 @@ import algos
 import tests.helpers.agents as tiny
 from algos import UnknownAlgo
 from runners import check
-from runners.conformance.harness import RULES, judge
+from runners.conformance import RULES, Outcome, apply_rule
+from runners.conformance.declarations import SOURCE
 from runners.terminal.cli import run_main
 
 # Rule, an agent that breaks it, words of the failure.
@@ -32,12 +33,12 @@ BROKEN = [
     ("metrics_are_tensors", tiny.KeepsGraph, "detach()"),
     ("metrics_are_tensors", tiny.Diverges, "diverge"),
     ("facts_are_true", tiny.NoPaper, "`paper` is empty"),
-    ("facts_are_true", tiny.NoQuick, "no preset `quick`"),
-    ("facts_are_true", tiny.WrongPreset, "did you mean rate"),
+    ("presets_build", tiny.NoQuick, "no preset `quick`"),
+    ("presets_build", tiny.WrongPreset, "did you mean rate"),
     ("facts_are_true", tiny.UnknownTaskOverride, "did you mean 'mbbl/HalfCheetah'"),
     ("facts_are_true", tiny.WrongKind, "observation_kinds"),
-    ("facts_are_true", tiny.NoSentence, "'depth' has no sentence"),
-    ("facts_are_true", tiny.TwoOfThree, "only two fit"),
+    ("options_are_described", tiny.NoSentence, "'depth' has no sentence"),
+    ("max_replicas_fit", tiny.TwoOfThree, "only two fit"),
     ("evaluation_changes_nothing", tiny.SharedStream, "act(explore=False)"),
     ("global_rng_is_untouched", tiny.GlobalDropout, "generator of torch"),
     ("acts_before_learning", tiny.NeedsAnUpdate, "no attribute 'scale' (agents.py:"),
@@ -66,7 +67,7 @@ SUBJECTS = check.subjects({name: algos.load(name) for name in algos.list_algos()
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_rule_holds(subject, name):
-    outcome = judge(name, SUBJECTS[subject])
+    outcome = apply_rule(name, SUBJECTS[subject])
     if outcome.verdict == "skip":
         pytest.skip(outcome.reason)
     assert outcome.verdict == "pass", outcome.reason
@@ -74,12 +75,12 @@ def test_rule_holds(subject, name):
 
 @pytest.mark.parametrize("name", RULES)
 def test_rule_holds_for_the_tiny_agent(name):
-    assert judge(name, tiny.Tiny).reason == ""
+    assert apply_rule(name, tiny.Tiny).reason == ""
 
 
 @pytest.mark.parametrize(("name", "agent", "words"), BROKEN)
 def test_rule_can_fail(name, agent, words):
-    outcome = judge(name, agent)
+    outcome = apply_rule(name, agent)
     assert outcome.verdict == "FAIL"
     assert words in outcome.reason
     assert "\n" not in outcome.reason
@@ -91,7 +92,7 @@ def test_every_rule_has_an_agent_that_breaks_it():
 
 def test_a_module_must_cite_its_source(monkeypatch):
     monkeypatch.setattr(tiny, "__doc__", "Linear TD(0), invented here.")
-    assert "cites no source" in judge("facts_are_true", tiny.Uncited).reason
+    assert "cites no source" in apply_rule("facts_are_true", tiny.Uncited).reason
 
 
 @pytest.mark.parametrize(
@@ -99,20 +100,20 @@ def test_a_module_must_cite_its_source(monkeypatch):
     ["(arXiv\n1812.05905)", "arxiv.org/abs/2406.16121", "wadx2019/qvpo 40a1974", "github.com/a/b"],
 )
 def test_forms_of_a_source(text):
-    assert check.SOURCE.search(f"Method, {text}, described.")
+    assert SOURCE.search(f"Method, {text}, described.")
 
 
 def test_rules_that_do_not_apply_are_skipped_with_a_reason():
-    assert judge("replica_equals_alone", tiny.Alone) == check.Outcome(
+    assert apply_rule("replica_equals_alone", tiny.Alone) == Outcome(
         "skip", "declares max_replicas = 1"
     )
-    declared = judge("terminated_is_not_truncated", tiny.Excepted)
-    assert declared == check.Outcome("skip", "declared: its task never ends")
+    declared = apply_rule("terminated_is_not_truncated", tiny.Excepted)
+    assert declared == Outcome("skip", "declared: its task never ends")
 
 
 def test_an_exception_from_an_unknown_rule_is_a_failure(monkeypatch):
     monkeypatch.setattr(tiny.Excepted, "rule_exceptions", {"no_such_rule": "why not"})
-    assert "not a rule" in judge("facts_are_true", tiny.Excepted).reason
+    assert "not a rule" in apply_rule("facts_are_true", tiny.Excepted).reason
 
 
 def test_command_passes(capsys, monkeypatch):
