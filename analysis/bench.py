@@ -26,7 +26,7 @@ from analysis import efficiency, report
 from analysis.data.load import Experiment, load
 from analysis.data.published import normalisation
 from analysis.drawing import intervals
-from analysis.statistics.stats import bootstrap
+from analysis.statistics.intervals import bootstrap
 
 COMMAND = "python -m analysis.bench"
 

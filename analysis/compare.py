@@ -19,8 +19,10 @@ from analysis.data.load import Experiment, ExperimentError, Measure, load, natur
 from analysis.data.values import run_values
 from analysis.drawing.runtime import run_times
 from analysis.drawing.tables import Cell, Table, seed_cell
-from analysis.statistics.effects import ratio
-from analysis.statistics.stats import DESCRIPTIONS, RUN_STATISTICS, Array, Estimate, difference
+from analysis.statistics.effects import difference, ratio
+from analysis.statistics.intervals import Estimate
+from analysis.statistics.run_statistics import RUN_STATISTICS
+from analysis.statistics.types import Array
 from runners.cells.files import write_atomic
 
 COMMAND = "python -m analysis.compare"
@@ -186,7 +188,7 @@ def compare(
         before: The first experiment.
         after: The second.
         matches: The labels to compare, as (label in the first, label in the second).
-        statistic: A name in `stats.RUN_STATISTICS`.
+        statistic: A name in `RUN_STATISTICS`.
 
     Raises:
         CompareError: The statistic is unknown, or the experiments have no task in common.
@@ -442,10 +444,11 @@ def _notes(
     clear = sum(effect.clear for effect in effects)
     compared = sum(effect.change is not None for effect in effects)
     notes = [
-        f"Value of a run: {DESCRIPTIONS[statistic]}; success rates in percent. Mean ± sample "
-        "standard deviation over seeds; B − A with its 95 % interval, over pairs of the seeds that "
-        "both have (Student), or over all seeds if fewer than two are common (Welch, n=A/B). "
-        "Clear: the interval leaves out 0. Identical: so is every evaluation of the common seeds.",
+        f"Value of a run: {RUN_STATISTICS[statistic].text}; success rates in percent. Mean ± "
+        "sample standard deviation over seeds; B − A with its 95 % interval, over pairs of the "
+        "seeds that both have (Student), or over all seeds if fewer than two are common (Welch, "
+        "n=A/B). Clear: the interval leaves out 0. Identical: so is every evaluation of the common "
+        "seeds.",
         f"{clear} of {compared} changes are clear; if nothing had changed but chance, about 1 in "
         "20 would be.",
     ]

@@ -21,7 +21,7 @@ from analysis.data.values import run_values
 from analysis.drawing import curves, intervals, profiles, runtime
 from analysis.drawing.tables import Table, markdown_text, seed_table, write_tables
 from analysis.html import page as html
-from analysis.statistics.stats import DESCRIPTIONS
+from analysis.statistics.run_statistics import RUN_STATISTICS
 from runners.cells.files import write_atomic
 
 SUCCESS_NOTE = (
@@ -96,7 +96,7 @@ def return_tables(experiment: Experiment) -> list[Table]:
     """Returns one table of returns for each statistic that the protocol reports."""
     return [
         seed_table(
-            f"Return, {DESCRIPTIONS[statistic]}",
+            f"Return, {RUN_STATISTICS[statistic].text}",
             run_values(experiment, statistic),
             experiment.names,
             experiment.tasks,
@@ -114,7 +114,7 @@ def success_tables(experiment: Experiment) -> list[Table]:
     """
     return [
         seed_table(
-            f"Success rate ({reading}) in percent, {DESCRIPTIONS[statistic]}",
+            f"Success rate ({reading}) in percent, {RUN_STATISTICS[statistic].text}",
             _in_percent(run_values(experiment, statistic, measure)),
             experiment.names,
             experiment.success_tasks,

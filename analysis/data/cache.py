@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from analysis.statistics.types import Counts
 from runners.cells.files import write_atomic
 
 FOLDER = ".cache"
@@ -28,7 +28,6 @@ FORMAT = 1
 SMALLEST = 2**22
 """Bytes of CSV files below which there is no copy: they are read in a tenth of a second."""
 
-Counts = NDArray[np.int64]
 Reader = Callable[[Sequence[Path]], tuple[pd.DataFrame, Counts]]
 Look = tuple[int, int, int]
 """Size in bytes, time of the last change in nanoseconds and inode; zeros for an absent file."""

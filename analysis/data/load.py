@@ -16,9 +16,10 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from analysis.data.cache import Counts, read_cached
+from analysis.data.cache import read_cached
 from analysis.data.logs import ExperimentError, read_logs, read_table
-from analysis.statistics.stats import RUN_STATISTICS, Array
+from analysis.statistics.run_statistics import RUN_STATISTICS
+from analysis.statistics.types import Array, Counts
 from runners.cells.schema import EVALUATION_COLUMNS, SUCCESS_COLUMNS, TIMING_COLUMNS
 from runners.cells.statuses import RECORDED
 
@@ -48,7 +49,7 @@ class Protocol:
         steps: Length of a run in environment steps.
         eval_every: Environment steps between evaluations.
         eval_episodes: Episodes of one evaluation.
-        reported: Names in `stats.RUN_STATISTICS`; the first is the primary one.
+        reported: Names in `RUN_STATISTICS`; the first is the primary one.
         note: Free text.
     """
 

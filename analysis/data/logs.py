@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+
+from analysis.statistics.types import Counts
 
 BATCH = 64
 """Files that are parsed at once: pandas takes longer to start than to read a small file."""
@@ -56,7 +57,7 @@ def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
 
 def read_logs(
     files: Sequence[Path], columns: list[str], further: Sequence[str] = ()
-) -> tuple[pd.DataFrame, NDArray[np.int64]]:
+) -> tuple[pd.DataFrame, Counts]:
     """Reads one CSV file of many runs, each by the rules of `read_table`.
 
     Args:

@@ -7,13 +7,13 @@ from typing import cast
 
 from analysis.data.importing import IMPORT_NOTE, IMPORTED, is_imported
 from analysis.data.load import Experiment
-from analysis.statistics.stats import DESCRIPTIONS
+from analysis.statistics.run_statistics import RUN_STATISTICS
 
 
 def protocol_text(experiment: Experiment) -> str:
     """Says by which rules the runs were made."""
     protocol = experiment.protocol
-    reported = ", then ".join(DESCRIPTIONS[statistic] for statistic in protocol.reported)
+    reported = ", then ".join(RUN_STATISTICS[statistic].text for statistic in protocol.reported)
     text = (
         f"Protocol `{protocol.name}`: {protocol.steps:,} environment steps, an evaluation of "
         f"{protocol.eval_episodes} episodes every {protocol.eval_every:,} steps; reported value: "

@@ -7,7 +7,9 @@ import pandas as pd
 
 from analysis.data.load import MEASURES, Experiment, Measure
 from analysis.data.published import scale
-from analysis.statistics.stats import RUN_STATISTICS, Array, area_under_curve, normalised, steps_to
+from analysis.statistics.aggregates import normalised
+from analysis.statistics.run_statistics import RUN_STATISTICS, area_under_curve, steps_to
+from analysis.statistics.types import Array
 
 
 def run_values(experiment: Experiment, statistic: str, measure: Measure = "return") -> pd.DataFrame:
@@ -15,7 +17,7 @@ def run_values(experiment: Experiment, statistic: str, measure: Measure = "retur
 
     Args:
         experiment: The runs.
-        statistic: A name in `stats.RUN_STATISTICS`.
+        statistic: A name in `RUN_STATISTICS`.
         measure: What an evaluation measures, as in `Experiment.curves`.
 
     Returns:
@@ -23,13 +25,14 @@ def run_values(experiment: Experiment, statistic: str, measure: Measure = "retur
         [0, 1]) and mark. The mark says why the run does not count, such as `failed`; it is empty
         for a run that counts.
     """
-    function = RUN_STATISTICS[statistic]
-    fewest = 4 if statistic == "last4" else 1
-    return _evaluate(experiment, measure, lambda _, __, results: function(results), fewest=fewest)
+    chosen = RUN_STATISTICS[statistic]
+    return _evaluate(
+        experiment, measure, lambda _, __, results: chosen.function(results), fewest=chosen.fewest
+    )
 
 
 def areas(experiment: Experiment, measure: Measure = "return") -> pd.DataFrame:
-    """Evaluates `stats.area_under_curve` of every run.
+    """Evaluates `area_under_curve` of every run.
 
     Args:
         experiment: The runs.
@@ -46,7 +49,7 @@ def areas(experiment: Experiment, measure: Measure = "return") -> pd.DataFrame:
 def steps_to_thresholds(
     experiment: Experiment, thresholds: Mapping[str, float], measure: Measure = "return"
 ) -> pd.DataFrame:
-    """Evaluates `stats.steps_to` of every run on the tasks with a threshold.
+    """Evaluates `steps_to` of every run on the tasks with a threshold.
 
     Args:
         experiment: The runs.
@@ -89,7 +92,7 @@ def scores(experiment: Experiment, statistic: str) -> dict[str, dict[str, Array]
 
     Args:
         experiment: The runs.
-        statistic: A name in `stats.RUN_STATISTICS`.
+        statistic: A name in `RUN_STATISTICS`.
 
     Returns:
         For each label and each task, the scores [runs]; tasks on which no run of the label counts

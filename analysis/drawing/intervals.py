@@ -16,7 +16,10 @@ from analysis.data.published import scale
 from analysis.data.values import scores
 from analysis.drawing import style
 from analysis.drawing.tables import Cell, Table
-from analysis.statistics.stats import AGGREGATES, DESCRIPTIONS, Array, Estimate, bootstrap
+from analysis.statistics.aggregates import AGGREGATES
+from analysis.statistics.intervals import Estimate, bootstrap
+from analysis.statistics.run_statistics import RUN_STATISTICS
+from analysis.statistics.types import Array
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def compare(experiment: Experiment) -> Comparison:
 
 def notes(experiment: Experiment, comparison: Comparison) -> list[str]:
     """Says what the aggregates are made of."""
-    statistic = DESCRIPTIONS[experiment.protocol.reported[0]]
+    statistic = RUN_STATISTICS[experiment.protocol.reported[0]].text
     sources = dict.fromkeys(known.source for task in comparison.tasks if (known := scale(task)))
     lines = [
         f"Value of a run: {statistic}. Score = (value − random) / (reference − random).",
@@ -154,9 +157,8 @@ def _draw_aggregate(axis: Axes, comparison: Comparison, labels: list[str], aggre
         width = estimate.high - estimate.low
         axis.barh(position, width, left=estimate.low, height=0.6, color=color, alpha=0.7)
         axis.vlines(estimate.point, *ends, color="black", linewidth=1.6)
-    better = "lower is better" if aggregate == "Optimality gap" else "higher is better"
     axis.set_title(f"{aggregate} (n={comparison.seeds(*comparison.estimates)})")
-    axis.set_xlabel(f"normalised score ({better})", fontsize=8)
+    axis.set_xlabel(f"normalised score ({AGGREGATES[aggregate].better} is better)", fontsize=8)
     axis.xaxis.set_major_locator(style.ticks())
     axis.use_sticky_edges = False
     axis.margins(x=0.06)

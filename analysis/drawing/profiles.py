@@ -9,13 +9,13 @@ from matplotlib.axes import Axes
 from analysis.data.load import Experiment
 from analysis.drawing import style
 from analysis.drawing.intervals import Comparison, notes
-from analysis.statistics.stats import (
-    Array,
+from analysis.statistics.aggregates import performance_profile
+from analysis.statistics.intervals import (
     Estimate,
-    performance_profile,
     performance_profile_band,
     probability_of_improvement_estimate,
 )
+from analysis.statistics.types import Array
 
 THRESHOLDS = 201
 FOOTER = (

@@ -15,7 +15,8 @@ from analysis.drawing.profiles import THRESHOLDS
 from analysis.drawing.tables import Table, seed_cell
 from analysis.html import svg
 from analysis.html.markup import element
-from analysis.statistics.stats import performance_profile, performance_profile_band
+from analysis.statistics.aggregates import AGGREGATES, performance_profile
+from analysis.statistics.intervals import performance_profile_band
 
 MAX_POINTS = 200
 """Evaluations that a curve is drawn with at most, about one per unit of the chart's width."""
@@ -167,8 +168,7 @@ def aggregates(
             parts.append(svg.tick(scale(cell.value)))
         text = f"{method.name}: {cell.text(table.digits)}"
         rows.append(svg.row(text, *parts, **method.tags))
-    better = "lower is better" if aggregate == "Optimality gap" else "higher is better"
-    label = f"normalised score ({better})"
+    label = f"normalised score ({AGGREGATES[aggregate].better} is better)"
     description = f"A point estimate for each of {len(methods)} methods, with its interval."
     return svg.row_chart(aggregate, description, scale, label, rows)
 

@@ -31,7 +31,7 @@ from analysis.html.markup import (
     prose,
     row,
 )
-from analysis.statistics.stats import AGGREGATES
+from analysis.statistics.aggregates import AGGREGATES
 
 MAX_NUMBERS = 20
 """Evaluations that a table of a curve's numbers holds at most."""

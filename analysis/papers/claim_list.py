@@ -25,7 +25,7 @@ class Arm:
 
     Attributes:
         label: `<algo>[@<variant>]`, in any order of the variant's options.
-        value: A name in `stats.RUN_STATISTICS`, or `SECONDS` per 1000 environment steps.
+        value: A name in `RUN_STATISTICS`, or `SECONDS` per 1000 environment steps.
         published: The number that the source prints for it, if one was read.
     """
 

@@ -17,8 +17,9 @@ from analysis.data.load import Experiment, Measure, Protocol
 from analysis.data.values import run_values
 from analysis.drawing.runtime import run_times
 from analysis.papers.claim_list import SECONDS, Arm, Claim, Part
-from analysis.statistics.effects import logarithms, ratio
-from analysis.statistics.stats import Array, Estimate, difference, seeds_needed
+from analysis.statistics.effects import difference, logarithms, ratio, seeds_needed
+from analysis.statistics.intervals import Estimate
+from analysis.statistics.types import Array
 
 SUPPORTED, REFUTED, OPEN = "supported", "not supported", "not enough data"
 REDUCED = "reduced protocol"

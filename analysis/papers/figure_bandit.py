@@ -16,7 +16,7 @@ from analysis.drawing import style
 from analysis.drawing.tables import Table, seed_table
 from analysis.papers.coverage import Coverage
 from analysis.papers.figure_curves import finish
-from analysis.statistics.stats import Array
+from analysis.statistics.types import Array
 
 COLUMNS = ["env_step", "sample", "action_0", "action_1"]
 GRID = 161

@@ -12,7 +12,7 @@ from analysis.drawing.tables import Cell, Table, seed_cell, seed_table
 from analysis.papers.coverage import Coverage
 from analysis.papers.targets import published_method
 from analysis.papers.verdicts import Measured, verdict
-from analysis.statistics.stats import DESCRIPTIONS
+from analysis.statistics.run_statistics import RUN_STATISTICS
 
 TASKS_PER_TABLE = 5
 RULES = (
@@ -79,7 +79,7 @@ def measured_tables(coverage: Coverage) -> list[Table]:
         values = run_values(experiment, statistic, target.measure)
         values = values.assign(value=100 * values["value"]) if rate else values
         kind = "success rate in percent" if rate else "return"
-        title = f"{target.title}, {kind}, {DESCRIPTIONS[statistic]}"
+        title = f"{target.title}, {kind}, {RUN_STATISTICS[statistic].text}"
         found.append(
             seed_table(
                 title,
@@ -130,7 +130,7 @@ def _table(coverage: Coverage, values: Measurements, tasks: Sequence[str], part:
                 number = printed.get((method, task))
                 measured = values.of(task, here[method], statistic)
                 cells[row, task] = _measured_cell(measured, number, footnotes)
-    reported = "; ".join(f"{name}: {DESCRIPTIONS[name]}" for name in target.statistics)
+    reported = "; ".join(f"{name}: {RUN_STATISTICS[name].text}" for name in target.statistics)
     notes = [RULES, f"Value of a run: {reported}.", _source(coverage), target.note]
     return Table(
         f"{target.title}{part}, {target.steps:,} steps, after {target.paper}",

@@ -42,7 +42,7 @@ class Target:
         tasks: Task ids.
         labels: Method labels, `<algo>[@<variant>]`; each runs on each task.
         seeds: Number of seeds.
-        statistics: What the value of a run is, names in `stats.RUN_STATISTICS`; the one that the
+        statistics: What the value of a run is, names in `RUN_STATISTICS`; the one that the
             paper reports comes first.
         measure: What an evaluation measures.
         published: The source in published.csv, empty if none of its numbers are known.

@@ -7,7 +7,7 @@ from analysis.data.load import SUCCESS_MEASURES, Experiment, Measure, natural
 from analysis.data.published import STATISTICS, Published, numbers, sources
 from analysis.data.values import run_values
 from analysis.drawing.tables import Cell, seed_cell
-from analysis.statistics.stats import RUN_STATISTICS
+from analysis.statistics.run_statistics import RUN_STATISTICS
 
 ENVIRONMENTS = {
     "mbbl": "MBBL",
@@ -27,9 +27,6 @@ METRICS: dict[Measure, str] = {
 }
 """What published.csv calls each measure."""
 
-AT_THE_END = ("last4", "last")
-"""Statistics that a number "at the end of training" may be compared with."""
-
 
 @dataclass(frozen=True)
 class Measured:
@@ -38,7 +35,7 @@ class Measured:
     Attributes:
         experiment: Where the runs are, and the rules that they followed.
         task: Task id.
-        statistic: What the value is of each run, a name in `stats.RUN_STATISTICS`.
+        statistic: What the value is of each run, a name in `RUN_STATISTICS`.
         cell: Mean and spread over the runs that count.
         measure: What an evaluation measures, as in `Experiment.curves`.
     """
@@ -229,7 +226,7 @@ def _statistic(published: Published | None, experiment: Experiment) -> str:
     if published is None:
         return reported[0]
     if published.statistic == "end":
-        return next((name for name in reported if name in AT_THE_END), "last")
+        return next((name for name in reported if RUN_STATISTICS[name].at_the_end), "last")
     return published.statistic if published.statistic in RUN_STATISTICS else reported[0]
 
 
@@ -256,7 +253,8 @@ def _differences(published: Published, measured: Measured) -> Iterator[str]:
     elif published.steps != protocol.steps:
         yield f"{protocol.steps:,} of {published.steps:,} steps"
     same = published.statistic == measured.statistic
-    if not same and not (published.statistic == "end" and measured.statistic in AT_THE_END):
+    at_the_end = RUN_STATISTICS[measured.statistic].at_the_end
+    if not same and not (published.statistic == "end" and at_the_end):
         yield "other statistic"
     if measured.cell.n == 1:
         yield "one seed"

@@ -16,7 +16,7 @@ from analysis.claims import choose, main, summary, sweep_commands, test_row
 from analysis.data.load import load
 from analysis.papers.claim_list import SECONDS, Arm, Claim, Part, claims
 from analysis.papers.claim_tests import OPEN, REFUTED, SUPPORTED, judge
-from analysis.statistics.stats import seeds_needed
+from analysis.statistics.effects import seeds_needed
 from runners.cells.protocols import PROTOCOLS
 from tests.helpers.experiments import write_experiment, write_run
 

@@ -18,7 +18,7 @@ from analysis.data.load import load
 from analysis.data.published import normalisation
 from analysis.drawing import curves, intervals
 from analysis.report import main
-from analysis.statistics import stats
+from analysis.statistics.aggregates import AGGREGATES
 from tests.helpers.experiments import write_experiment, write_run
 
 TABLES = [
@@ -91,7 +91,7 @@ def test_n_stands_on_every_panel(report, stem, panels):
 
 def test_n_stands_on_every_aggregate_panel(report):
     text = svg_text(report / "iqm.svg")
-    for aggregate in stats.AGGREGATES:
+    for aggregate in AGGREGATES:
         assert f"{aggregate} (n=1–2)" in text
     assert "SAC (n=2)" in text
     assert "Diff-SR (n=1)" in text

@@ -9,10 +9,11 @@ from typing import IO, Any
 import pandas as pd
 
 from analysis.data.load import Measure
+from analysis.statistics.run_statistics import RUN_STATISTICS
 
 STATISTICS = {
-    "last": "last evaluation",
-    "last4": "mean of the last four evaluations",
+    **{name: statistic.text for name, statistic in RUN_STATISTICS.items()},
+    # Said otherwise here, where it stands beside `best_mean`.
     "best": "best evaluation of each run",
     "best_mean": "best evaluation of the mean over seeds",
     "end": "end of training, over which evaluations is not stated",
@@ -21,7 +22,7 @@ STATISTICS = {
     "total": "the whole run",
     "unstated": "not stated",
 }
-"""What a number is of its run; the first three are those of `stats.RUN_STATISTICS`."""
+"""What a number is of its run; those of `RUN_STATISTICS` come first."""
 
 
 @dataclass(frozen=True)

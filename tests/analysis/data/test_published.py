@@ -8,7 +8,7 @@ import pytest
 
 from analysis.data import published
 from analysis.data.published import STATISTICS, Published, normalisation, numbers, sources
-from analysis.statistics.stats import RUN_STATISTICS
+from analysis.statistics.run_statistics import RUN_STATISTICS
 from envs import list_tasks
 from envs import task as task_facts
 
