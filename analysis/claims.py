@@ -171,7 +171,12 @@ def sweep_commands(finding: Finding) -> list[str]:
         shell(arguments)
         for tasks, labels in together.items()
         for arguments in sweep_arguments(
-            labels, tasks, range(claim.seeds), claim.protocol, claim.steps, "claims"
+            labels,
+            tasks,
+            range(claim.protocol.seeds),
+            claim.protocol.name,
+            claim.protocol.steps,
+            "claims",
         )
     ]
 

@@ -151,7 +151,7 @@ def _make(target: Target, options: argparse.Namespace) -> int:
     print(coverage.status)
     if options.experiment:
         for name in unused(target, _experiments(options)):
-            print(f"not used: {name}; expected protocol {target.protocol}")
+            print(f"not used: {name}; expected protocol {target.protocol.name}")
     commands = [*coverage.commands(), *coverage.tool_commands()]
     if commands:
         print("to run the rest:", *(f"    {shell(command)}" for command in commands), sep="\n")
@@ -198,12 +198,13 @@ def _destination(
     fitting = {
         experiment.path
         for experiment in experiments
-        if (experiment.protocol.name, experiment.protocol.steps) == (target.protocol, target.steps)
+        if (experiment.protocol.name, experiment.protocol.steps)
+        == (target.protocol.name, target.steps)
     }
     for path in (_path(path, options.results) for path in options.experiment):
         if path in fitting or not path.exists():
             return path
-    return options.results / target.protocol
+    return options.results / target.protocol.name
 
 
 def _run(commands: Sequence[Sequence[str]]) -> int:

@@ -12,6 +12,17 @@ from typing import Literal
 
 from analysis.data.load import Measure
 from analysis.data.published import Published, numbers
+from analysis.papers.targets import DIFFSR_PAPER, QVPO_PAPER, published_method
+from runners.cells.protocols import (
+    DIFFSR,
+    DMC,
+    MBBL_LOCOMOTION,
+    METAWORLD,
+    POMDP,
+    POMDP_LOCOMOTION,
+    QVPO,
+    Protocol,
+)
 
 SECONDS = "seconds"
 """The value of a run that is not a statistic of its evaluations: its run time."""
@@ -71,9 +82,7 @@ class Claim:
         name: Name on the command line.
         text: The claim in one sentence.
         source: Who says so and where, and what was read.
-        protocol: The protocol whose cells can decide it.
-        steps: Environment steps of such a cell.
-        seeds: Seeds of the source, and of a cell that is complete.
+        protocol: The protocol whose cells can decide it, over as many steps as the source has.
         parts: The tests.
         needed: How many of them must hold.
         note: What a reader should know before taking a verdict for the paper's.
@@ -82,9 +91,7 @@ class Claim:
     name: str
     text: str
     source: str
-    protocol: str
-    steps: int
-    seeds: int
+    protocol: Protocol
     parts: tuple[Part, ...]
     needed: int
     note: str = ""
@@ -96,11 +103,6 @@ def claims() -> tuple[Claim, ...]:
     return (*_diffsr(), *_lvrep(), *_qvpo(), _dipo(), _polygrad(), *_own())
 
 
-LOCOMOTION = ("mbbl/HalfCheetah", "mbbl/Ant-ET", "mbbl/Hopper-ET", "mbbl/Walker2D-ET")
-MASKED = ("pomdp/HalfCheetah", "pomdp/Walker", "pomdp/Ant", "pomdp/Hopper")
-DMCONTROL = ("dmc/cheetah-run", "dmc/walker-run", "dmc/humanoid-run", "dmc/hopper-hop")
-GYM = tuple(f"gym/{name}-v5" for name in ("Ant", "HalfCheetah", "Hopper", "Humanoid", "Walker2d"))
-DIFFSR = "Diff-SR, Shribak et al. 2024, arXiv 2406.16121"
 CGPO = "numbers from CGPO Table 1 (Ding et al. 2026, the authors of QVPO)"
 V3 = "Published on v3 tasks, whose rewards and models differ but for HalfCheetah; tested on v5."
 TUNED = "The paper's Diff-SR has the best of five feature-update ratios for each task."
@@ -108,14 +110,13 @@ TUNED = "The paper's Diff-SR has the best of five feature-update ratios for each
 
 def _diffsr() -> list[Claim]:
     table, figure = "Diff-SR Table 1", "Diff-SR Meta-World"
-    hours = sorted({number.task for number in numbers() if number.source == "Diff-SR hours"})
     pictures = [x for x in numbers() if x.source == figure and x.method == "diffsr"]
     return [
         _claim(
             name="diffsr-over-lvrep",
             text="Diff-SR returns more than LV-Rep on Ant-ET and Walker2D-ET (+90 %, +48 %).",
-            source=f"{DIFFSR}, text and Table 1 (read from its picture)",
-            budget=("diffsr", 200_000, 4),
+            source=f"{DIFFSR_PAPER}, text and Table 1 (read from its picture)",
+            protocol=DIFFSR,
             parts=_more(table, "diffsr", ["lvrep"], ("mbbl/Ant-ET", "mbbl/Walker2D-ET"), "last4"),
             note=TUNED,
         ),
@@ -123,17 +124,17 @@ def _diffsr() -> list[Claim]:
             name="diffsr-over-baselines",
             text="Diff-SR returns more than SAC, LV-Rep and PolyGRAD on HalfCheetah and the three "
             "tasks Ant-ET, Hopper-ET and Walker2D-ET.",
-            source=f"{DIFFSR}, Table 1 (read from its picture)",
-            budget=("diffsr", 200_000, 4),
-            parts=_more(table, "diffsr", ["sac", "lvrep", "polygrad"], LOCOMOTION, "last4"),
+            source=f"{DIFFSR_PAPER}, Table 1 (read from its picture)",
+            protocol=DIFFSR,
+            parts=_more(table, "diffsr", ["sac", "lvrep", "polygrad"], MBBL_LOCOMOTION, "last4"),
             note=f"{TUNED} Its SAC column is MBBL's, in another simulator.",
         ),
         _claim(
             name="diffsr-faster-than-polygrad",
             text="Diff-SR trains about four times faster than PolyGRAD; tested as at least three "
             "times, on each of the ten MBBL tasks.",
-            source=f"{DIFFSR}, text and run-time figure (bars read to about 0.15 h)",
-            budget=("diffsr", 200_000, 4),
+            source=f"{DIFFSR_PAPER}, text and run-time figure (bars read to about 0.15 h)",
+            protocol=DIFFSR,
             parts=[
                 Part(
                     task=task,
@@ -142,7 +143,7 @@ def _diffsr() -> list[Claim]:
                     effect="ratio",
                     above=3.0,
                 )
-                for task in hours
+                for task in _tasks("Diff-SR hours")
             ],
             note="The paper's text and figure differ: the bars give 4.2 to 7.4 times, on a GPU.",
         ),
@@ -150,17 +151,17 @@ def _diffsr() -> list[Claim]:
             name="diffsr-masked-over-polygrad",
             text="Without velocities, Diff-SR returns more than PolyGRAD on HalfCheetah, Walker, "
             "Ant and Hopper.",
-            source=f"{DIFFSR}, Table 3 (read from its picture)",
-            budget=("pomdp", 200_000, 4),
-            parts=_more("Diff-SR Table 3", "diffsr", ["polygrad"], MASKED, "last4"),
+            source=f"{DIFFSR_PAPER}, Table 3 (read from its picture)",
+            protocol=POMDP,
+            parts=_more("Diff-SR Table 3", "diffsr", ["polygrad"], POMDP_LOCOMOTION, "last4"),
             note="The paper's Diff-SR has the best learning rates and ratios for each task.",
         ),
         _claim(
             name="diffsr-metaworld",
             text="From pixels, Diff-SR succeeds in more than 90 % of the episodes on seven of "
             "eight Meta-World tasks.",
-            source=f"{DIFFSR}, text and Meta-World figure (digitised, to about 3 points)",
-            budget=("metaworld", 1_000_000, 5),
+            source=f"{DIFFSR_PAPER}, text and Meta-World figure (digitised, to about 3 points)",
+            protocol=METAWORLD,
             parts=_successful("diffsr", [x for x in pictures if x.steps == 980_000]),
             needed=7,
             note="Published on Meta-World v2 with shadows; tested on v3 without.",
@@ -175,23 +176,23 @@ def _lvrep() -> list[Claim]:
             name="lvrep-over-sac",
             text="LV-Rep returns more than SAC on HalfCheetah, Ant-ET, Hopper-ET and Walker2D-ET.",
             source="LV-Rep, arXiv 2212.08765, Table 1",
-            budget=("diffsr", 200_000, 4),
-            parts=_more("LV-Rep Table 1", "lvrep", ["sac"], LOCOMOTION, "last4"),
+            protocol=DIFFSR,
+            parts=_more("LV-Rep Table 1", "lvrep", ["sac"], MBBL_LOCOMOTION, "last4"),
             note="The SAC column is MBBL's; the paper's own SAC curves end elsewhere.",
         ),
         _claim(
             name="lvrep-over-sac-dmcontrol",
             text="LV-Rep returns more than SAC on four DMControl tasks from states.",
             source="LV-Rep, arXiv 2212.08765, Table 2",
-            budget=("dmc", 200_000, 4),
-            parts=_more("LV-Rep Table 2", "lvrep", ["sac"], DMCONTROL, "last4"),
+            protocol=DMC,
+            parts=_more("LV-Rep Table 2", "lvrep", ["sac"], _tasks("LV-Rep Table 2"), "last4"),
         ),
         _claim(
             name="mulvrep-metaworld",
             text="From pixels, muLV-Rep succeeds in more than 90 % of the episodes on 33 of 50 "
             "Meta-World tasks.",
             source="muLV-Rep, arXiv 2311.12244, project page and Meta-World figure (digitised)",
-            budget=("metaworld", 1_000_000, 5),
+            protocol=METAWORLD,
             parts=_successful("lvrep", bars),
             needed=33,
             note="Published on Meta-World v2 with shadows; tested on v3 without.",
@@ -206,10 +207,9 @@ def _qvpo() -> list[Claim]:
         _claim(
             name="qvpo-over-baselines",
             text="QVPO returns more than SAC, TD3, PPO, SPO, DIPO and QSM on all five tasks.",
-            source=f"QVPO, Ding et al. 2024, arXiv 2405.16173 (abstract; its tables were not "
-            f"read), {CGPO}",
-            budget=("qvpo", 1_000_000, 5),
-            parts=_more("CGPO Table 1", "qvpo", baselines, GYM, "best"),
+            source=f"{QVPO_PAPER} (abstract; its tables were not read), {CGPO}",
+            protocol=QVPO,
+            parts=_more("CGPO Table 1", "qvpo", baselines, QVPO.tasks, "best"),
             note=f"{V3} QVPO picks the best of 32 actions when evaluated; Gaussian policies do "
             "not. The table itself has TD3 above QVPO on Humanoid.",
         ),
@@ -217,9 +217,8 @@ def _qvpo() -> list[Claim]:
             name="qvpo-entropy-saves-steps",
             text="With the entropy term, 20 diffusion steps come close to 100 steps without it; "
             "tested on Ant as within 10 %.",
-            source="QVPO, Ding et al. 2024, arXiv 2405.16173, ablation figure (on Ant-v3, read in "
-            "a summary, without numbers)",
-            budget=("qvpo", 1_000_000, 5),
+            source=f"{QVPO_PAPER}, ablation figure (on Ant-v3, read in a summary, without numbers)",
+            protocol=QVPO,
             parts=[_alike("gym/Ant-v5", Arm("qvpo", "best"), twin)],
             note=V3,
         ),
@@ -228,14 +227,14 @@ def _qvpo() -> list[Claim]:
             text="QVPO and SAC return the same on HalfCheetah, Walker2d and Humanoid; tested as "
             "within 10 %.",
             source="FMER, comparison on MuJoCo v5 (read in a summary): QVPO run by others",
-            budget=("qvpo", 1_000_000, 5),
+            protocol=QVPO,
             parts=[
                 _alike(
                     task,
                     Arm("qvpo", "best", _number("FMER", task, "qvpo")),
                     Arm("sac", "best", _number("FMER", task, "sac")),
                 )
-                for task in ("gym/HalfCheetah-v5", "gym/Walker2d-v5", "gym/Humanoid-v5")
+                for task in _tasks("FMER")
             ],
             note="These numbers do not show what qvpo-over-baselines says.",
         ),
@@ -248,8 +247,8 @@ def _dipo() -> Claim:
         text="DIPO returns more than SAC, TD3 and PPO on all five tasks.",
         source=f"DIPO, Yang et al. 2023, arXiv 2305.13122 (abstract: superior on MuJoCo; its "
         f"tables were not read), {CGPO}",
-        budget=("qvpo", 1_000_000, 5),
-        parts=_more("CGPO Table 1", "dipo", ["sac", "td3", "ppo"], GYM, "best"),
+        protocol=QVPO,
+        parts=_more("CGPO Table 1", "dipo", ["sac", "td3", "ppo"], QVPO.tasks, "best"),
         note=f"{V3} CGPO ran DIPO with 20 steps, 100 here; its released code never writes the "
         "improved actions back, the default here does. The table has SAC and TD3 above DIPO on "
         "HalfCheetah, TD3 on Humanoid.",
@@ -264,7 +263,7 @@ def _polygrad() -> Claim:
         "steps.",
         source="Foffano et al., Adversarial Diffusion for Robust RL, Table 1 (PolyGRAD run from "
         "its repository; the tables of its own paper were not read)",
-        budget=("qvpo", 1_500_000, 5),
+        protocol=QVPO.with_steps(1_500_000),
         parts=_more("AD-RRL Table 1", "polygrad", ["ppo"], tasks, "last"),
         note="The table does not say which version of the tasks, nor which evaluations.",
     )
@@ -279,7 +278,7 @@ def _own() -> list[Claim]:
             "HalfCheetah, Hopper and Walker2d.",
             source="this suite, from the learning curves that the authors of TD3 keep in "
             "sfujim/TD3 (+2 to +11 %)",
-            budget=("qvpo", 1_000_000, 5),
+            protocol=QVPO,
             parts=[
                 Part(
                     task=task,
@@ -296,7 +295,7 @@ def _own() -> list[Claim]:
             text="Matrix products in bfloat16 leave SAC's and Diff-SR's return on HalfCheetah "
             "within 10 % of those in float32.",
             source="this suite, whose methods use them by default",
-            budget=("diffsr", 200_000, 4),
+            protocol=DIFFSR,
             parts=[
                 _alike(
                     "mbbl/HalfCheetah",
@@ -314,20 +313,17 @@ def _claim(
     name: str,
     text: str,
     source: str,
-    budget: tuple[str, int, int],
+    protocol: Protocol,
     parts: Sequence[Part],
     needed: int | None = None,
     note: str = "",
 ) -> Claim:
     """Makes a claim of which all tests must hold if `needed` does not say otherwise."""
-    protocol, steps, seeds = budget
     return Claim(
         name=name,
         text=text,
         source=source,
         protocol=protocol,
-        steps=steps,
-        seeds=seeds,
         parts=tuple(parts),
         needed=len(parts) if needed is None else needed,
         note=note,
@@ -340,8 +336,7 @@ def _more(
     """Tests that a method returns more than each of some others on each of some tasks."""
 
     def arm(task: str, name: str) -> Arm:
-        # The preset `spo` of PPO stands as a method of its own in the tables.
-        return Arm(name, value, _number(source, task, name.split("@")[-1]))
+        return Arm(name, value, _number(source, task, published_method(name)))
 
     return [
         Part(task=task, arm=arm(task, label), other=arm(task, other))
@@ -367,6 +362,11 @@ def _successful(label: str, published: Sequence[Published]) -> list[Part]:
 def _alike(task: str, arm: Arm, other: Arm) -> Part:
     """Tests that two methods return the same to within 10 %."""
     return Part(task=task, arm=arm, other=other, effect="ratio", above=0.9, below=1.1)
+
+
+def _tasks(source: str) -> list[str]:
+    """The tasks of a table, in its order."""
+    return list(dict.fromkeys(number.task for number in numbers() if number.source == source))
 
 
 def _number(source: str, task: str, method: str, statistic: str | None = None) -> Published | None:

@@ -294,8 +294,8 @@ def _unsuitable(experiment: Experiment, claim: Claim) -> list[str]:
     """Why the runs of an experiment cannot decide a claim."""
     protocol = experiment.protocol
     reasons = [f"{REDUCED} (experiment {experiment.name})"] if protocol.reduced else []
-    if protocol.steps != claim.steps:
-        reasons.append(f"{protocol.steps:,} of {claim.steps:,} steps")
+    if protocol.steps != claim.protocol.steps:
+        reasons.append(f"{protocol.steps:,} of {claim.protocol.steps:,} steps")
     return reasons
 
 

@@ -9,7 +9,8 @@ import pandas as pd
 
 from analysis.data.load import Experiment, Protocol
 from analysis.data.provenance import sweep_arguments
-from analysis.papers.targets import Key, Target, algo_title
+from analysis.data.published import printed_names
+from analysis.papers.targets import Key, Target
 from runners.cells.schema import EVALUATION_COLUMNS, SUCCESS_COLUMNS, TIMING_COLUMNS
 
 KEYS = ["task", "label", "seed"]
@@ -79,7 +80,7 @@ class Coverage:
             arguments
             for (names, numbers), group in labels.items()
             for arguments in sweep_arguments(
-                group, names, numbers, target.protocol, target.steps, where
+                group, names, numbers, target.protocol.name, target.steps, where
             )
         ]
 
@@ -108,7 +109,7 @@ def cover(target: Target, experiments: Sequence[Experiment], destination: Path) 
         experiments: Where to look; those of other protocols are passed over.
         destination: Folder of the experiment that the missing cells should run in.
     """
-    same = [e for e in experiments if e.protocol.name == target.protocol]
+    same = [e for e in experiments if e.protocol.name == target.protocol.name]
     full = [e for e in same if e.protocol.steps == target.steps]
     partial = sorted(
         (e for e in same if e.protocol.steps < target.steps), key=lambda e: -e.protocol.steps
@@ -165,7 +166,7 @@ def _joined(target: Target, chosen: Mapping[Key, tuple[Experiment, dict[str, Any
             runs.append(_missing(task, label, seed))
     frame = pd.DataFrame(runs)
     titles = frame.groupby("label")["title"].transform("first")
-    frame["title"] = titles.where(titles.notna(), frame["label"].map(algo_title))
+    frame["title"] = titles.where(titles.notna(), frame["label"].map(_published_title))
     origins = {id(e): e for e, _ in chosen.values()}
     keys = {name: [key for key, (e, _) in chosen.items() if id(e) == name] for name in origins}
     columns = {
@@ -178,9 +179,15 @@ def _joined(target: Target, chosen: Mapping[Key, tuple[Experiment, dict[str, Any
     }
     reduced = any(e.protocol.reduced and e.protocol.steps == target.steps for e in origins.values())
     protocol = Protocol(
-        target.protocol, reduced, target.steps, 0, 0, target.statistics, target.paper
+        target.protocol.name, reduced, target.steps, 0, 0, target.statistics, target.paper
     )
     return Experiment(Path(target.name), target.name, protocol, frame, **tables)
+
+
+def _published_title(label: str) -> str:
+    """Return what papers call the algorithm of a label, for want of a run that says it."""
+    algo = label.partition("@")[0]
+    return printed_names().get(algo, algo)
 
 
 def _missing(task: str, label: str, seed: int) -> dict[str, Any]:
@@ -206,5 +213,5 @@ def _stacked(tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataF
 def unused(target: Target, experiments: Sequence[Experiment]) -> Iterator[str]:
     """Says which experiments a target passes over, and why."""
     for experiment in experiments:
-        if experiment.protocol.name != target.protocol:
+        if experiment.protocol.name != target.protocol.name:
             yield f"{experiment.name} (protocol {experiment.protocol.name})"

@@ -5,24 +5,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from analysis.data.load import Measure
+from runners.cells.protocols import DIFFSR, MBBL_LOCOMOTION, METAWORLD, POMDP, QVPO, TOY, Protocol
 
 Kind = Literal["table", "curves", "hours", "generation", "bandit"]
 Key = tuple[str, str, int]
 """A cell: task id, method label, seed index."""
-
-TITLES = {
-    "diffsr": "Diff-SR",
-    "dipo": "DIPO",
-    "drqv2": "DrQ-v2",
-    "lvrep": "LV-Rep",
-    "polygrad": "PolyGRAD",
-    "ppo": "PPO",
-    "qsm": "QSM",
-    "qvpo": "QVPO",
-    "sac": "SAC",
-    "td3": "TD3",
-}
-"""Names of the methods, for those of which there is no run to ask."""
 
 PUBLISHED_AS = {"ppo@spo": "spo"}
 """What published.csv calls the labels that it does not call by their algorithm."""
@@ -37,8 +24,7 @@ class Target:
         title: What it shows.
         paper: Where it was published.
         kind: How it is drawn.
-        protocol: Name of the runs' protocol.
-        steps: Length of the protocol's runs in environment steps.
+        protocol: The rules of the runs.
         tasks: Task ids.
         labels: Method labels, `<algo>[@<variant>]`; each runs on each task.
         seeds: Number of seeds.
@@ -57,8 +43,7 @@ class Target:
     title: str
     paper: str
     kind: Kind
-    protocol: str
-    steps: int
+    protocol: Protocol
     tasks: tuple[str, ...]
     labels: tuple[str, ...]
     seeds: int
@@ -69,6 +54,11 @@ class Target:
     tool: str = ""
     file: str = ""
     note: str = ""
+
+    @property
+    def steps(self) -> int:
+        """Length of a run in environment steps."""
+        return self.protocol.steps
 
     def cells(self) -> Iterator[Key]:
         """Goes through the cells that the target needs, tasks outermost."""
@@ -84,14 +74,8 @@ class Target:
             for noun, values in (("method", self.labels), ("task", self.tasks))
         ]
         seeds = f"{self.seeds} seed{'' if self.seeds == 1 else 's'}"
-        rules = f"protocol {self.protocol}, {self.steps:,} steps"
+        rules = f"protocol {self.protocol.name}, {self.steps:,} steps"
         return f"{' × '.join([*parts, seeds])} = {len(list(self.cells()))} cells ({rules})"
-
-
-def algo_title(label: str) -> str:
-    """Returns the name of a label's algorithm."""
-    algo = label.partition("@")[0]
-    return TITLES.get(algo, algo)
 
 
 def published_method(label: str) -> str:
@@ -99,28 +83,9 @@ def published_method(label: str) -> str:
     return PUBLISHED_AS.get(label, label)
 
 
-DIFFSR = "Diff-SR, Shribak et al. 2024, arXiv 2406.16121"
-QVPO = "QVPO, Ding et al. 2024, arXiv 2405.16173"
+DIFFSR_PAPER = "Diff-SR, Shribak et al. 2024, arXiv 2406.16121"
+QVPO_PAPER = "QVPO, Ding et al. 2024, arXiv 2405.16173"
 
-MBBL = tuple(
-    f"mbbl/{name}"
-    for name in (
-        *("HalfCheetah", "Reacher", "Humanoid-ET", "Pendulum", "InvertedPendulum"),
-        *("Ant-ET", "Hopper-ET", "SlimHumanoid-ET", "CartPole", "Walker2D-ET"),
-    )
-)
-LOCOMOTION = ("mbbl/HalfCheetah", "mbbl/Ant-ET", "mbbl/Hopper-ET", "mbbl/Walker2D-ET")
-MASKED = tuple(
-    f"pomdp/{name}" for name in ("HalfCheetah", "Humanoid", "Walker", "Ant", "Hopper", "Pendulum")
-)
-MANIPULATION = tuple(
-    f"metaworld/{name}"
-    for name in (
-        *("bin-picking", "box-close", "button-press", "door-open"),
-        *("drawer-close", "hammer", "stick-push", "sweep"),
-    )
-)
-GYM = tuple(f"gym/{name}-v5" for name in ("Ant", "HalfCheetah", "Hopper", "Humanoid", "Walker2d"))
 POLICIES = ("qvpo", "sac", "td3", "ppo", "ppo@spo", "dipo", "qsm")
 QVPO_METHODS = tuple(map(published_method, POLICIES))
 QVPO_NOTE = (
@@ -133,15 +98,14 @@ def _diffsr(name: str, title: str, where: str, kind: Kind, tasks: tuple[str, ...
     return Target(
         name=name,
         title=title,
-        paper=f"{DIFFSR}, {where}",
+        paper=f"{DIFFSR_PAPER}, {where}",
         kind=kind,
-        protocol="diffsr",
-        steps=200_000,
+        protocol=DIFFSR,
         tasks=tasks,
         labels=("diffsr", "lvrep", "polygrad", "sac", "ppo")
         if kind != "hours"
         else ("diffsr", "lvrep", "polygrad"),
-        seeds=4,
+        seeds=DIFFSR.seeds,
         statistics=("last4",),
         published="Diff-SR hours" if kind == "hours" else "Diff-SR Table 1",
         note="Which tasks the main figure shows and which the appendix was not read."
@@ -154,52 +118,51 @@ def _ablation(name: str, title: str, figure: str, labels: tuple[str, ...], note:
     return Target(
         name=name,
         title=title,
-        paper=f"{QVPO}, {figure}",
+        paper=f"{QVPO_PAPER}, {figure}",
         kind="curves",
-        protocol="qvpo",
-        steps=1_000_000,
+        protocol=QVPO,
         tasks=("gym/Ant-v5",),
         labels=labels,
-        seeds=5,
+        seeds=QVPO.seeds,
         statistics=("best", "last"),
         note=note,
     )
 
 
 _ALL = (
-    _diffsr("diffsr-table1", "Return on MBBL", "Table 1", "table", MBBL),
-    _diffsr("diffsr-curves", "Learning curves on MBBL", "learning curves", "curves", LOCOMOTION),
+    _diffsr("diffsr-table1", "Return on MBBL", "Table 1", "table", DIFFSR.tasks),
+    _diffsr(
+        "diffsr-curves", "Learning curves on MBBL", "learning curves", "curves", MBBL_LOCOMOTION
+    ),
     _diffsr(
         "diffsr-curves-appendix",
         "Learning curves on MBBL, further tasks",
         "learning curves, appendix",
         "curves",
-        tuple(task for task in MBBL if task not in LOCOMOTION),
+        tuple(task for task in DIFFSR.tasks if task not in MBBL_LOCOMOTION),
     ),
-    _diffsr("diffsr-runtime", "Run time on MBBL", "run-time figure", "hours", MBBL),
+    _diffsr("diffsr-runtime", "Run time on MBBL", "run-time figure", "hours", DIFFSR.tasks),
     Target(
         name="diffsr-table3",
         title="Return with masked velocities",
-        paper=f"{DIFFSR}, Table 3",
+        paper=f"{DIFFSR_PAPER}, Table 3",
         kind="table",
-        protocol="pomdp",
-        steps=200_000,
-        tasks=MASKED,
+        protocol=POMDP,
+        tasks=POMDP.tasks,
         labels=("diffsr", "lvrep", "polygrad", "sac"),
-        seeds=4,
+        seeds=POMDP.seeds,
         statistics=("last4",),
         published="Diff-SR Table 3",
     ),
     Target(
         name="diffsr-metaworld",
         title="Success on Meta-World from pixels",
-        paper=f"{DIFFSR}, Meta-World figure",
+        paper=f"{DIFFSR_PAPER}, Meta-World figure",
         kind="curves",
-        protocol="metaworld",
-        steps=1_000_000,
-        tasks=MANIPULATION,
+        protocol=METAWORLD,
+        tasks=METAWORLD.tasks,
         labels=("diffsr", "lvrep", "drqv2"),
-        seeds=5,
+        seeds=METAWORLD.seeds,
         statistics=("last", "best"),
         measure="success",
         published="Diff-SR Meta-World",
@@ -209,11 +172,10 @@ _ALL = (
     Target(
         name="diffsr-generation",
         title="Next frames drawn from noise by Diff-SR's score function",
-        paper=f"{DIFFSR}, generation figure",
+        paper=f"{DIFFSR_PAPER}, generation figure",
         kind="generation",
-        protocol="metaworld",
-        steps=1_000_000,
-        tasks=MANIPULATION,
+        protocol=METAWORLD,
+        tasks=METAWORLD.tasks,
         labels=("diffsr",),
         seeds=1,
         statistics=("last",),
@@ -224,13 +186,12 @@ _ALL = (
     Target(
         name="qvpo-table1",
         title="Return on MuJoCo",
-        paper=f"{QVPO}, Table 1",
+        paper=f"{QVPO_PAPER}, Table 1",
         kind="table",
-        protocol="qvpo",
-        steps=1_000_000,
-        tasks=GYM,
+        protocol=QVPO,
+        tasks=QVPO.tasks,
         labels=POLICIES,
-        seeds=5,
+        seeds=QVPO.seeds,
         statistics=("best", "last"),
         published="CGPO Table 1",
         methods=QVPO_METHODS,
@@ -239,13 +200,12 @@ _ALL = (
     Target(
         name="qvpo-curves",
         title="Learning curves on MuJoCo",
-        paper=f"{QVPO}, figure 3",
+        paper=f"{QVPO_PAPER}, figure 3",
         kind="curves",
-        protocol="qvpo",
-        steps=1_000_000,
-        tasks=GYM,
+        protocol=QVPO,
+        tasks=QVPO.tasks,
         labels=POLICIES,
-        seeds=5,
+        seeds=QVPO.seeds,
         statistics=("best", "last"),
         published="CGPO Table 1",
         methods=QVPO_METHODS,
@@ -254,13 +214,12 @@ _ALL = (
     Target(
         name="qvpo-toy",
         title="QVPO's actions on a bandit with three peaks",
-        paper=f"{QVPO}, figure 2",
+        paper=f"{QVPO_PAPER}, figure 2",
         kind="bandit",
-        protocol="toy",
-        steps=1_000,
-        tasks=("toy/bandit",),
+        protocol=TOY,
+        tasks=TOY.tasks,
         labels=("qvpo@entropy_samples=0,eval_samples=1", "qvpo@eval_samples=1"),
-        seeds=3,
+        seeds=TOY.seeds,
         statistics=("last",),
         tool="runners.probe",
         file="actions.csv",

@@ -17,7 +17,7 @@ from analysis.data.load import load
 from analysis.papers.claim_list import SECONDS, Arm, Claim, Part, claims
 from analysis.papers.claim_tests import OPEN, REFUTED, SUPPORTED, judge
 from analysis.statistics.effects import seeds_needed
-from runners.cells.protocols import PROTOCOLS
+from runners.cells.protocols import DIFFSR, PROTOCOLS
 from tests.helpers.experiments import write_experiment, write_run
 
 ROOT = Path(analysis.__file__).parents[1]
@@ -34,9 +34,7 @@ def make(*parts: Part, needed: int | None = None) -> Claim:
         name="made-up",
         text="A returns more than B.",
         source="nobody",
-        protocol="diffsr",
-        steps=4000,
-        seeds=4,
+        protocol=DIFFSR.with_steps(4000),
         parts=parts,
         needed=len(parts) if needed is None else needed,
     )
@@ -306,11 +304,8 @@ def test_the_published_numbers_say_what_the_claims_say():
 
 @pytest.mark.parametrize("claim", claims(), ids=lambda claim: claim.name)
 def test_every_claim_can_be_run_here(claim):
-    protocol = PROTOCOLS[claim.protocol]
-    assert not protocol.reduced
-    assert (claim.steps, claim.seeds) == (protocol.steps, protocol.seeds) or (
-        claim.name == "polygrad-over-ppo"
-    )
+    assert not claim.protocol.reduced
+    assert claim.protocol == PROTOCOLS[claim.protocol.name] or claim.name == "polygrad-over-ppo"
     for part in claim.parts:
         assert envs.task(part.task).id == part.task
         for arm in part.arms:

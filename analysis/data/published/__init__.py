@@ -129,6 +129,15 @@ def numbers() -> tuple[Published, ...]:
 
 
 @cache
+def printed_names() -> dict[str, str]:
+    """Returns what papers call each method; of several names the first in published.csv."""
+    names: dict[str, str] = {}
+    for number in numbers():
+        names.setdefault(number.method, number.printed)
+    return names
+
+
+@cache
 def sources() -> pd.DataFrame:
     """Returns where the numbers come from, the first choice among several first.
 
