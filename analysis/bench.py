@@ -23,9 +23,10 @@ import numpy as np
 from rliable import library, metrics
 
 from analysis import efficiency, report
-from analysis.data.load import Experiment, load
+from analysis.data.experiment import Experiment
+from analysis.data.load import load
 from analysis.data.published import normalisation
-from analysis.drawing import intervals
+from analysis.data.scores import normalised_scores
 from analysis.statistics.intervals import bootstrap
 
 COMMAND = "python -m analysis.bench"
@@ -112,7 +113,7 @@ def _write_run(cell: Path, skill: float, judged: bool, generator: np.random.Gene
 
 def make_tables(experiment: Experiment) -> int:
     """Makes every table that there is of an experiment; returns their number."""
-    documents = report.all_tables(experiment, intervals.compare(experiment))
+    documents = report.all_tables(experiment, normalised_scores(experiment))
     documents["efficiency"] = efficiency.tables(experiment)
     return sum(bool(table.markdown()) for tables in documents.values() for table in tables)
 

@@ -4,20 +4,22 @@ The tool for someone who changed an algorithm: run the same cells before and aft
 """
 
 import argparse
-import json
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis.data.load import Experiment, ExperimentError, Measure, load, natural
+from analysis.data.changes import Change, common_name, what_changed
+from analysis.data.experiment import Experiment, Measure
+from analysis.data.load import load
+from analysis.data.logs import ExperimentError
+from analysis.data.run_times import measure_run_times
 from analysis.data.values import run_values
-from analysis.drawing.runtime import run_times
 from analysis.drawing.tables import Cell, Table, seed_cell
 from analysis.statistics.effects import difference, ratio
 from analysis.statistics.intervals import Estimate
@@ -26,32 +28,10 @@ from analysis.statistics.types import Array
 from runners.cells.files import write_atomic
 
 COMMAND = "python -m analysis.compare"
-FACTS = ("code", "packages", "machine", "threads", "precision", "device")
-"""What of a run.json describes the circumstances of a run; its options are compared by method."""
-
-UNKNOWN = "not recorded"
 
 
 class CompareError(ValueError):
     """Two experiments cannot be compared as asked; the message is one line for the user."""
-
-
-@dataclass(frozen=True)
-class Change:
-    """A difference between the manifests of two experiments.
-
-    Attributes:
-        subject: What differs, such as `packages.torch` or `sac: tau`.
-        before: Its values in the first experiment.
-        after: Its values in the second.
-    """
-
-    subject: str
-    before: str
-    after: str
-
-    def __str__(self) -> str:
-        return f"{self.subject}: {self.before} → {self.after}"
 
 
 @dataclass(frozen=True)
@@ -202,15 +182,15 @@ def compare(
             f"no task is in both experiments: A has {', '.join(before.tasks)}, B has "
             f"{', '.join(after.tasks)}"
         )
-    sides = [_Side(experiment, statistic) for experiment in (before, after)]
+    sides = [_Runs(experiment, statistic) for experiment in (before, after)]
     return [
-        _effect(sides, task, labels, _name(before, after, labels))
+        _effect(sides, task, labels, common_name(before, after, labels))
         for task in tasks
         for labels in matches
     ]
 
 
-class _Side:
+class _Runs:
     """The runs of one experiment, by task and label."""
 
     def __init__(self, experiment: Experiment, statistic: str):
@@ -219,7 +199,7 @@ class _Side:
         self._values = {
             measure: _groups(run_values(experiment, statistic, measure)) for measure in measures
         }
-        times = run_times(experiment)
+        times = measure_run_times(experiment)
         self._times = _groups(times.assign(value=times["total"]))
         self._curves = _groups(experiment.evaluations)
 
@@ -246,7 +226,7 @@ def _of(groups: Mapping[Any, pd.DataFrame], task: str, label: str) -> pd.DataFra
     return groups.get((task, label), groups[""])
 
 
-def _effect(sides: Sequence[_Side], task: str, labels: tuple[str, str], name: str) -> Effect:
+def _effect(sides: Sequence[_Runs], task: str, labels: tuple[str, str], name: str) -> Effect:
     measure = sides[0].experiment.measures(task)[0]
     if measure not in sides[1].experiment.measures(task):
         measure = "return"
@@ -289,104 +269,6 @@ def _samples(before: pd.DataFrame, after: pd.DataFrame) -> tuple[Array, Array, b
     if len(common) >= 2:
         return first[common].to_numpy(), second[common].to_numpy(), True
     return first.to_numpy(), second.to_numpy(), False
-
-
-def what_changed(
-    before: Experiment, after: Experiment, matches: Sequence[tuple[str, str]]
-) -> list[Change]:
-    """Lists how the protocols, the circumstances and the methods' options differ."""
-    changes = [
-        Change(f"protocol {name}", str(old), str(new))
-        for (name, old), new in zip(
-            asdict(before.protocol).items(), asdict(after.protocol).values(), strict=True
-        )
-        if old != new
-    ]
-    manifests = [
-        _manifests(experiment, dict.fromkeys(labels))
-        for experiment, labels in zip((before, after), zip(*matches, strict=True), strict=True)
-    ]
-    every = [[run for runs in side.values() for run in runs] for side in manifests]
-    changes += _differences("", *(_values_of([_facts(run) for run in runs]) for runs in every))
-    for labels in matches:
-        options = (
-            _values_of([_flat(run.get("config") or {}) for run in side[label]])
-            for side, label in zip(manifests, labels, strict=True)
-        )
-        changes += _differences(f"{_name(before, after, labels)}: ", *options)
-    changes += [
-        Change(word, ", ".join(missing[0]) or "none", ", ".join(missing[1]) or "none")
-        for word, missing in _only(before, after, matches)
-    ]
-    return changes
-
-
-def _only(
-    before: Experiment, after: Experiment, matches: Sequence[tuple[str, str]]
-) -> Iterator[tuple[str, tuple[list[str], list[str]]]]:
-    """What only one of the experiments has and is thus not compared."""
-    methods = (
-        [label for label in before.labels if label not in {first for first, _ in matches}],
-        [label for label in after.labels if label not in {second for _, second in matches}],
-    )
-    tasks = (
-        [task for task in before.tasks if task not in after.tasks],
-        [task for task in after.tasks if task not in before.tasks],
-    )
-    for word, missing in (("methods not compared", methods), ("tasks not compared", tasks)):
-        if any(missing):
-            yield word, missing
-
-
-def _manifests(experiment: Experiment, labels: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
-    """Reads every run.json that can be read, by label."""
-    known = experiment.runs[~experiment.runs["status"].isin(["missing", "unreadable"])]
-    return {
-        label: [
-            json.loads((path / "run.json").read_text(encoding="utf-8"))
-            for path in known.loc[known["label"] == label, "path"]
-        ]
-        for label in labels
-    }
-
-
-def _facts(run: Mapping[str, Any]) -> dict[str, str]:
-    """The circumstances of a run, nested names joined by dots."""
-    return _flat({name: run[name] for name in FACTS if run.get(name) is not None})
-
-
-def _flat(facts: Mapping[str, Any]) -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for name, value in facts.items():
-        if isinstance(value, dict):
-            flat |= {f"{name}.{part}": text for part, text in _flat(value).items()}
-        else:
-            flat[name] = str(value)
-    return flat
-
-
-def _values_of(runs: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """All values that each fact has over some runs, the values in natural order."""
-    values: dict[str, set[str]] = {}
-    for facts in runs:
-        for name, value in facts.items():
-            values.setdefault(name, set()).add(value)
-    return {name: ", ".join(sorted(found, key=natural)) for name, found in values.items()}
-
-
-def _differences(
-    prefix: str, before: Mapping[str, str], after: Mapping[str, str]
-) -> Iterator[Change]:
-    for name in [*before, *(name for name in after if name not in before)]:
-        old, new = before.get(name, UNKNOWN), after.get(name, UNKNOWN)
-        if old != new:
-            yield Change(f"{prefix}{name}", old, new)
-
-
-def _name(before: Experiment, after: Experiment, labels: tuple[str, str]) -> str:
-    """What to call a method that may have another label in each experiment."""
-    first, second = before.names[labels[0]], after.names[labels[1]]
-    return first if labels[0] == labels[1] else f"{first} → {second}"
 
 
 def tables(

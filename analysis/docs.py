@@ -2,12 +2,13 @@
 
 import argparse
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.data.load import Experiment, ExperimentError, load
+from analysis.data.experiment import Experiment
+from analysis.data.kept import kept_experiments
+from analysis.data.logs import ExperimentError
 from analysis.data.published import STATISTICS, Published, sources
 from analysis.drawing.tables import DASH, Cell, markdown_text
 from analysis.papers.verdicts import Measured, Row, environment, measured_beside_published
@@ -64,23 +65,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if stale and options.check else 0
 
 
-def kept_experiments(results: Path) -> list[Experiment]:
-    """Loads the experiments that belong to the repository.
-
-    They are those that git tracks, because other experiments in the folder are scratch; where
-    there is no git repository they are all.
-
-    Raises:
-        ExperimentError: There is none, or one cannot be loaded.
-    """
-    files = {file.relative_to(results).as_posix() for file in results.glob("*/experiment.json")}
-    tracked = _tracked(results)
-    kept = sorted(files if tracked is None else files & tracked)
-    if not kept:
-        raise ExperimentError(f"no kept experiment in '{results}'; expected {results}/quick")
-    return [load((results / file).parent) for file in kept]
-
-
 def find_pages(folder: Path) -> list[Path]:
     """Lists the pages, `<algorithm>.md`.
 
@@ -115,16 +99,6 @@ def table(page: Path, experiments: Sequence[Experiment]) -> str:
     grid = [COLUMNS, ["---"] * len(COLUMNS), *(_texts(row, page) for row in rows)]
     lines = ["| " + " | ".join(texts) + " |" for texts in grid]
     return "\n".join([RULES, "", *lines, "", *_legend(rows)])
-
-
-def _tracked(folder: Path) -> set[str] | None:
-    """Lists the files below a folder that git tracks, None without a repository."""
-    command = ["git", "-C", str(folder), "ls-files"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return set(done.stdout.splitlines())
 
 
 def _texts(row: Row, page: Path) -> list[str]:

@@ -6,7 +6,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from analysis.data.load import Experiment, ExperimentError, Measure, load
+from analysis.data.experiment import Experiment, Measure
+from analysis.data.load import load
+from analysis.data.logs import ExperimentError
 from analysis.data.published import scale
 from analysis.data.values import areas, steps_to_thresholds
 from analysis.drawing.tables import Table, seed_table

@@ -8,8 +8,10 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.data import tensorboard_logs
+from analysis.data.experiment import Experiment
 from analysis.data.importing import COLUMNS, ImportedError, Origin, add_runs, read_tidy
-from analysis.data.load import Experiment, ExperimentError, load
+from analysis.data.load import load
+from analysis.data.logs import ExperimentError
 from runners.cells.files import write_atomic
 
 COMMAND = "python -m analysis.exchange"

@@ -11,9 +11,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from analysis.data.load import Experiment, ExperimentError, load
+from analysis.data.experiment import Experiment
+from analysis.data.kept import kept_experiments
+from analysis.data.load import load
+from analysis.data.logs import ExperimentError
 from analysis.data.provenance import shell
-from analysis.docs import kept_experiments
 from analysis.drawing.tables import Table, write_tables
 from analysis.papers import (
     figure_bandit,
@@ -34,7 +36,7 @@ DRAW: Mapping[Kind, Draw] = {
     "generation": figure_generation.draw,
     "bandit": figure_bandit.draw,
 }
-"""What draws a kind of target; a table has no picture."""
+"""What draws a kind of target; a table has no figure."""
 
 TABLES: Mapping[Kind, MakeTables] = {
     "table": figure_table.tables,

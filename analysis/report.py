@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.data.load import SUCCESS_MEASURES, Experiment, ExperimentError, load
+from analysis.data.experiment import SUCCESS_MEASURES, Experiment
+from analysis.data.load import load
+from analysis.data.logs import ExperimentError
 from analysis.data.provenance import (
     origins,
     protocol_text,
@@ -17,6 +19,7 @@ from analysis.data.provenance import (
     sweep_commands,
     unfinished,
 )
+from analysis.data.scores import normalised_scores
 from analysis.data.values import run_values
 from analysis.drawing import curves, intervals, profiles, runtime
 from analysis.drawing.tables import Table, markdown_text, seed_table, write_tables
@@ -65,30 +68,30 @@ def build(experiment: Experiment) -> None:
     """Writes all files of the report into the experiment's folder `report`."""
     folder = experiment.path / "report"
     folder.mkdir(exist_ok=True)
-    comparison = intervals.compare(experiment)
-    documents = all_tables(experiment, comparison)
+    scores = normalised_scores(experiment)
+    documents = all_tables(experiment, scores)
     for stem, tables in documents.items():
         write_tables(tables, folder / stem)
     if "success" in documents:
         curves.draw(experiment, folder / "success", "success")
     curves.draw(experiment, folder / "curves")
     runtime.draw(experiment, folder / "runtime")
-    intervals.draw(experiment, comparison, folder / "iqm")
-    if len(comparison.estimates) > 1:
-        profiles.draw(experiment, comparison, folder / "profiles")
-    write_atomic(folder / "index.html", html.page(experiment, comparison, documents))
+    intervals.draw(experiment, scores, folder / "iqm")
+    if len(scores.estimates) > 1:
+        profiles.draw(experiment, scores, folder / "profiles")
+    write_atomic(folder / "index.html", html.page(experiment, scores, documents))
     write_atomic(folder / "status.md", status_page(experiment))
     write_atomic(folder / "README.md", index_page(experiment, documents))
 
 
-def all_tables(experiment: Experiment, comparison: intervals.Comparison) -> dict[str, list[Table]]:
+def all_tables(experiment: Experiment, scores: intervals.Scores) -> dict[str, list[Table]]:
     """Returns the tables of each file of tables, by the file's name without its ending."""
     success = {"success": success_tables(experiment)} if experiment.success_tasks else {}
     return {
         **success,
         "returns": return_tables(experiment),
         "runtime": runtime.tables(experiment),
-        "aggregate": [intervals.table(experiment, comparison)],
+        "aggregate": [intervals.table(experiment, scores)],
     }
 
 
@@ -147,7 +150,7 @@ def status_page(experiment: Experiment) -> str:
 
 
 def index_page(experiment: Experiment, documents: dict[str, list[Table]]) -> str:
-    """Writes the index page: protocol, status, tables, pictures, and where the runs come from."""
+    """Writes the index page: protocol, status, tables, figures, and where the runs come from."""
     parts = [
         f"# Experiment {experiment.name}",
         *[line for line in _notice(experiment) if line],

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import cast
 
+from analysis.data.experiment import Experiment
 from analysis.data.importing import IMPORT_NOTE, IMPORTED, is_imported
-from analysis.data.load import Experiment
 from analysis.statistics.run_statistics import RUN_STATISTICS
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.data.experiment import natural
 from analysis.data.importing import COLUMNS, ImportedError
-from analysis.data.load import natural
 
 TAGS: Mapping[str, tuple[str, bool]] = {
     "eval/mean_reward": ("Stable-Baselines3", False),

@@ -5,9 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 import numpy as np
 import pandas as pd
 
-from analysis.data.load import MEASURES, Experiment, Measure
-from analysis.data.published import scale
-from analysis.statistics.aggregates import normalised
+from analysis.data.experiment import Experiment, Measure
 from analysis.statistics.run_statistics import RUN_STATISTICS, area_under_curve, steps_to
 from analysis.statistics.types import Array
 
@@ -85,30 +83,6 @@ def paired(values: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
     counted = values[values["mark"] == ""].set_index(["task", "seed", "label"])["value"]
     sides = counted.unstack("label").reindex(columns=[first, second]).dropna()
     return sides.set_axis(["first", "second"], axis="columns").reset_index()
-
-
-def scores(experiment: Experiment, statistic: str) -> dict[str, dict[str, Array]]:
-    """Normalises the runs that count, on the tasks that have constants for it.
-
-    Args:
-        experiment: The runs.
-        statistic: A name in `RUN_STATISTICS`.
-
-    Returns:
-        For each label and each task, the scores [runs]; tasks on which no run of the label counts
-        are left out.
-    """
-    found: dict[str, dict[str, Array]] = {label: {} for label in experiment.labels}
-    values = {measure: run_values(experiment, statistic, measure) for measure in MEASURES}
-    for task in experiment.tasks:
-        constants = scale(task)
-        if constants is None:
-            continue
-        runs = values[constants.measure].query("task == @task and mark == ''")
-        for label, group in runs.groupby("label")["value"]:
-            score = normalised(group.to_numpy(), constants.random, constants.reference)
-            found[str(label)][task] = score
-    return found
 
 
 def _evaluate(

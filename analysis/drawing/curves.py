@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import offset_copy
 
-from analysis.data.load import SUCCESS_MEASURES, Experiment, Measure
+from analysis.data.experiment import SUCCESS_MEASURES, Experiment, Measure
 from analysis.drawing import style
 
 FOOTER = (

@@ -1,22 +1,23 @@
 """The charts of the HTML report; each shows the same numbers as the figure of its name."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from xml.etree.ElementTree import Element
 
 import numpy as np
 import pandas as pd
 
-from analysis.data.load import SUCCESS_MEASURES, Experiment, Measure
+from analysis.data.experiment import SUCCESS_MEASURES, Experiment, Measure
+from analysis.data.scores import Scores
 from analysis.drawing import runtime
-from analysis.drawing.intervals import Comparison
 from analysis.drawing.profiles import THRESHOLDS
 from analysis.drawing.tables import Table, seed_cell
 from analysis.html import svg
 from analysis.html.markup import element
+from analysis.html.methods import Method
 from analysis.statistics.aggregates import AGGREGATES, performance_profile
 from analysis.statistics.intervals import performance_profile_band
+from runners.cells.schema import PHASES
 
 MAX_POINTS = 200
 """Evaluations that a curve is drawn with at most, about one per unit of the chart's width."""
@@ -25,36 +26,6 @@ MARKERS = 8
 END_MARKS = {"failed": "stopped", "diverged": "stopped", "running": "running"}
 ROOM = 0.04
 """Share of the values' range that stays free above and below them."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """A method in the report.
-
-    Attributes:
-        number: Its place among the methods, by which the filters of the page know it.
-        label: `<algo>[@<variant>]`.
-        name: What to print.
-    """
-
-    number: int
-    label: str
-    name: str
-
-    @property
-    def class_(self) -> str:
-        """The CSS class that sets its colour."""
-        return f"method-{self.number}"
-
-    @property
-    def tags(self) -> dict[str, str]:
-        """Attributes of an element that belongs to the method: its colour, and its filter."""
-        return {"class_": self.class_, "data_method": str(self.number)}
-
-
-def list_methods(experiment: Experiment) -> list[Method]:
-    """Lists the methods of an experiment in the order of its tables."""
-    return [Method(i, *pair) for i, pair in enumerate(experiment.names.items())]
 
 
 def learning_curves(
@@ -120,7 +91,7 @@ def run_times(
     Args:
         experiment: The runs.
         task: Task id.
-        times: The frame of `runtime.run_times`.
+        times: The frame of `measure_run_times`.
         methods: The methods.
     """
     times = times[times["task"] == task]
@@ -130,32 +101,28 @@ def run_times(
     for method in methods:
         runs = times[times["label"] == method.label]
         cell = seed_cell(runs.assign(value=runs["total"]))
-        means = runs.loc[runs["mark"] == "", runtime.PHASES].mean()
+        means = runs.loc[runs["mark"] == "", list(PHASES)].mean()
         bars, end = [], 0.0
-        for phase in runtime.PHASES if cell.value is not None else ():
+        for phase in PHASES if cell.value is not None else ():
             places = scale(end), scale(end + means[phase])
             bars.append(svg.bar(*places, class_="phase", fill=f"url(#phase-{phase})"))
             end += means[phase]
         text = f"{method.name}: {runtime.bar_text(cell)}"
         rows.append(svg.row(text, *bars, data_method=method.tags["data_method"]))
-    description = (
-        f"A bar for each of {len(methods)} methods, split into {', '.join(runtime.PHASES)}."
-    )
+    description = f"A bar for each of {len(methods)} methods, split into {', '.join(PHASES)}."
     return svg.row_chart(f"Run time on {task}", description, scale, runtime.TITLE, rows)
 
 
-def aggregates(
-    comparison: Comparison, table: Table, aggregate: str, methods: Sequence[Method]
-) -> Element:
+def aggregates(scores: Scores, table: Table, aggregate: str, methods: Sequence[Method]) -> Element:
     """Draws the estimate and interval of one aggregate for each method.
 
     Args:
-        comparison: The aggregates.
+        scores: The scores and their aggregates.
         table: What `intervals.table` makes of them.
         aggregate: A row of the table.
         methods: The methods.
     """
-    known = [estimates[aggregate] for estimates in comparison.estimates.values()]
+    known = [estimates[aggregate] for estimates in scores.estimates.values()]
     scale = svg.row_scale(*_limits([(estimate.low, estimate.high) for estimate in known]))
     rows = []
     for method in methods:
@@ -173,30 +140,29 @@ def aggregates(
     return svg.row_chart(aggregate, description, scale, label, rows)
 
 
-def profiles(comparison: Comparison, methods: Sequence[Method]) -> Element:
+def profiles(scores: Scores, methods: Sequence[Method]) -> Element:
     """Draws the performance profiles of methods that are finished on all tasks."""
-    scores = {
-        method: [comparison.scores[method.label][task] for task in comparison.tasks]
-        for method in methods
+    runs = {
+        method: [scores.by_task[method.label][task] for task in scores.tasks] for method in methods
     }
-    pooled = [runs for by_task in scores.values() for runs in by_task]
-    low, high = min(runs.min() for runs in pooled), max(runs.max() for runs in pooled)
+    pooled = [task for tasks in runs.values() for task in tasks]
+    low, high = min(task.min() for task in pooled), max(task.max() for task in pooled)
     panel = svg.Panel.over(_limits([(low, high)]), (-ROOM, 1 + ROOM))
     thresholds = np.linspace(low, high, THRESHOLDS)
     groups = []
-    for method, by_task in scores.items():
-        fractions = performance_profile(by_task, thresholds)
+    for method, tasks in runs.items():
+        fractions = performance_profile(tasks, thresholds)
         points = list(zip(thresholds, fractions, strict=True))
         parts = [panel.line(points, "mean", svg.dash(method.label))]
-        if not comparison.single(method.label):
-            band = performance_profile_band(by_task, thresholds)
+        if not scores.single(method.label):
+            band = performance_profile_band(tasks, thresholds)
             parts.insert(0, panel.band(list(zip(thresholds, *band, strict=True))))
         marker = svg.marker(method.label)
         parts += [panel.mark(marker, *points[i]) for i in thinned(THRESHOLDS, MARKERS)]
         groups.append(element("g", element("title", method.name), *parts, **method.tags))
     description = (
         "For each score, the fraction of runs that score above it, averaged over "
-        f"{len(comparison.tasks)} tasks, a line for each of {len(scores)} methods."
+        f"{len(scores.tasks)} tasks, a line for each of {len(runs)} methods."
     )
     axes = panel.axes("normalised score τ", "fraction of runs with score > τ")
     return svg.chart("Performance profiles", description, axes, *groups)

@@ -15,14 +15,15 @@ from xml.etree.ElementTree import Element
 
 from matplotlib.colors import to_rgb
 
-from analysis import claims
-from analysis.data.load import Experiment
+from analysis.data.experiment import Experiment
+from analysis.data.scores import Scores
 from analysis.drawing import style
-from analysis.drawing.intervals import Comparison
 from analysis.drawing.tables import Table
-from analysis.html import charts, sections, svg
-from analysis.html.charts import Method
+from analysis.html import results, sections, svg
 from analysis.html.markup import Child, checkbox, element, write
+from analysis.html.methods import Method, list_methods
+from analysis.papers.claim_list import claims
+from analysis.papers.claim_tests import decide
 
 THEMES = {"light": ("#FFFFFF", 3.0), "dark": ("#15181D", 4.5)}
 """The background of each theme, as in style.css, and the least contrast of a line against it.
@@ -31,32 +32,30 @@ WCAG 2.2, criterion 1.4.11, asks for 3; thin lines on black need more to look th
 """
 
 
-def page(
-    experiment: Experiment, comparison: Comparison, documents: Mapping[str, Sequence[Table]]
-) -> str:
+def page(experiment: Experiment, scores: Scores, documents: Mapping[str, Sequence[Table]]) -> str:
     """Writes the page.
 
     Args:
         experiment: The runs.
-        comparison: The aggregates of their scores.
+        scores: Their normalised scores.
         documents: The tables of the report by topic, as `analysis.report` writes them: returns,
             runtime, aggregate, and success where a task reports it.
 
     Returns:
         The file's text; equal files of an experiment give equal text.
     """
-    methods = charts.list_methods(experiment)
+    methods = list_methods(experiment)
     values = [*documents.get("success", ()), *documents["returns"]]
     [aggregate] = documents["aggregate"]
-    findings = claims.judge(claims.choose([]), [experiment])
+    findings = decide(claims(), [experiment])
     parts = {
         "Overview": sections.overview(experiment, methods),
         "Runs that are not done": sections.unfinished(experiment, methods),
-        "Learning curves": sections.learning_curves(experiment, methods),
-        "Results": sections.results(experiment, methods, values),
-        "Run time": sections.run_times(experiment, methods, documents["runtime"]),
-        "Aggregates": sections.aggregates(experiment, comparison, methods, aggregate),
-        "Performance profiles": sections.profiles(experiment, comparison, methods),
+        "Learning curves": results.learning_curves(experiment, methods),
+        "Results": results.results(experiment, methods, values),
+        "Run time": results.run_times(experiment, methods, documents["runtime"]),
+        "Aggregates": results.aggregates(experiment, scores, methods, aggregate),
+        "Performance profiles": results.profiles(experiment, scores, methods),
         "Claims": sections.claim_verdicts(findings),
         "Manifests": sections.manifests(experiment, methods),
         "How to reproduce": sections.reproduce(experiment),

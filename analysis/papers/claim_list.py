@@ -1,17 +1,10 @@
-"""The claims of the papers, and the suite's own, as data: what is said, where, how it is tested.
-
-A claim is one or more tests. A test looks at one task and asks whether an effect lies in a range:
-the difference of two methods above 0, the ratio of two run times above 3, a success rate above 0.9.
-"""
+"""The claims of the papers, and the suite's own, as data: what is said, where, how it is tested."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
-from math import inf
-from typing import Literal
 
-from analysis.data.load import Measure
 from analysis.data.published import Published, numbers
+from analysis.papers.claim import SECONDS, Claim, ClaimTest, Side
 from analysis.papers.targets import DIFFSR_PAPER, QVPO_PAPER, published_method
 from runners.cells.protocols import (
     DIFFSR,
@@ -24,83 +17,28 @@ from runners.cells.protocols import (
     Protocol,
 )
 
-SECONDS = "seconds"
-"""The value of a run that is not a statistic of its evaluations: its run time."""
 
-Effect = Literal["level", "difference", "ratio"]
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One side of a test: the runs of a method, and the value of each.
-
-    Attributes:
-        label: `<algo>[@<variant>]`, in any order of the variant's options.
-        value: A name in `RUN_STATISTICS`, or `SECONDS` per 1000 environment steps.
-        published: The number that the source prints for it, if one was read.
-    """
-
-    label: str
-    value: str
-    published: Published | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """One test of a claim.
-
-    Attributes:
-        task: Task id.
-        arm: The runs that the test is about.
-        other: The runs that they are compared with; None for a `level`.
-        effect: The mean of the arm (`level`), arm minus other (`difference`), or arm over other
-            (`ratio`, of geometric means).
-        above: The effect has to be above this, in the unit of the measure or as a ratio.
-        below: The effect has to be below this.
-        measure: What an evaluation measures.
-    """
-
-    task: str
-    arm: Arm
-    other: Arm | None = None
-    effect: Effect = "difference"
-    above: float = 0.0
-    below: float = inf
-    measure: Measure = "return"
-
-    @property
-    def arms(self) -> tuple[Arm, ...]:
-        """The sides of the test, one or two."""
-        return (self.arm,) if self.other is None else (self.arm, self.other)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """Something that a paper, or this suite, says.
-
-    Attributes:
-        name: Name on the command line.
-        text: The claim in one sentence.
-        source: Who says so and where, and what was read.
-        protocol: The protocol whose cells can decide it, over as many steps as the source has.
-        parts: The tests.
-        needed: How many of them must hold.
-        note: What a reader should know before taking a verdict for the paper's.
-    """
-
-    name: str
-    text: str
-    source: str
-    protocol: Protocol
-    parts: tuple[Part, ...]
-    needed: int
-    note: str = ""
+class UnknownClaim(ValueError):
+    """A claim that is not in the list; the message is one line for the user."""
 
 
 @cache
 def claims() -> tuple[Claim, ...]:
     """Returns every claim, in the order in which they are shown."""
     return (*_diffsr(), *_lvrep(), *_qvpo(), _dipo(), _polygrad(), *_own())
+
+
+def choose(names: Sequence[str]) -> list[Claim]:
+    """Returns the claims with these names; all of them without a name.
+
+    Raises:
+        UnknownClaim: There is no claim of a name.
+    """
+    known = {claim.name: claim for claim in claims()}
+    for name in names:
+        if name not in known:
+            raise UnknownClaim(f"unknown claim '{name}'; expected some of {', '.join(known)}")
+    return [known[name] for name in names] or list(known.values())
 
 
 CGPO = "numbers from CGPO Table 1 (Ding et al. 2026, the authors of QVPO)"
@@ -110,14 +48,14 @@ TUNED = "The paper's Diff-SR has the best of five feature-update ratios for each
 
 def _diffsr() -> list[Claim]:
     table, figure = "Diff-SR Table 1", "Diff-SR Meta-World"
-    pictures = [x for x in numbers() if x.source == figure and x.method == "diffsr"]
+    tested = [x for x in numbers() if x.source == figure and x.method == "diffsr"]
     return [
         _claim(
             name="diffsr-over-lvrep",
             text="Diff-SR returns more than LV-Rep on Ant-ET and Walker2D-ET (+90 %, +48 %).",
             source=f"{DIFFSR_PAPER}, text and Table 1 (read from its picture)",
             protocol=DIFFSR,
-            parts=_more(table, "diffsr", ["lvrep"], ("mbbl/Ant-ET", "mbbl/Walker2D-ET"), "last4"),
+            tests=_more(table, "diffsr", ["lvrep"], ("mbbl/Ant-ET", "mbbl/Walker2D-ET"), "last4"),
             note=TUNED,
         ),
         _claim(
@@ -126,7 +64,7 @@ def _diffsr() -> list[Claim]:
             "tasks Ant-ET, Hopper-ET and Walker2D-ET.",
             source=f"{DIFFSR_PAPER}, Table 1 (read from its picture)",
             protocol=DIFFSR,
-            parts=_more(table, "diffsr", ["sac", "lvrep", "polygrad"], MBBL_LOCOMOTION, "last4"),
+            tests=_more(table, "diffsr", ["sac", "lvrep", "polygrad"], MBBL_LOCOMOTION, "last4"),
             note=f"{TUNED} Its SAC column is MBBL's, in another simulator.",
         ),
         _claim(
@@ -135,11 +73,11 @@ def _diffsr() -> list[Claim]:
             "times, on each of the ten MBBL tasks.",
             source=f"{DIFFSR_PAPER}, text and run-time figure (bars read to about 0.15 h)",
             protocol=DIFFSR,
-            parts=[
-                Part(
+            tests=[
+                ClaimTest(
                     task=task,
-                    arm=Arm("polygrad", SECONDS, _number("Diff-SR hours", task, "polygrad")),
-                    other=Arm("diffsr", SECONDS, _number("Diff-SR hours", task, "diffsr")),
+                    side=Side("polygrad", SECONDS, _number("Diff-SR hours", task, "polygrad")),
+                    other=Side("diffsr", SECONDS, _number("Diff-SR hours", task, "diffsr")),
                     effect="ratio",
                     above=3.0,
                 )
@@ -153,7 +91,7 @@ def _diffsr() -> list[Claim]:
             "Ant and Hopper.",
             source=f"{DIFFSR_PAPER}, Table 3 (read from its picture)",
             protocol=POMDP,
-            parts=_more("Diff-SR Table 3", "diffsr", ["polygrad"], POMDP_LOCOMOTION, "last4"),
+            tests=_more("Diff-SR Table 3", "diffsr", ["polygrad"], POMDP_LOCOMOTION, "last4"),
             note="The paper's Diff-SR has the best learning rates and ratios for each task.",
         ),
         _claim(
@@ -162,7 +100,7 @@ def _diffsr() -> list[Claim]:
             "eight Meta-World tasks.",
             source=f"{DIFFSR_PAPER}, text and Meta-World figure (digitised, to about 3 points)",
             protocol=METAWORLD,
-            parts=_successful("diffsr", [x for x in pictures if x.steps == 980_000]),
+            tests=_successful("diffsr", [x for x in tested if x.steps == 980_000]),
             needed=7,
             note="Published on Meta-World v2 with shadows; tested on v3 without.",
         ),
@@ -177,7 +115,7 @@ def _lvrep() -> list[Claim]:
             text="LV-Rep returns more than SAC on HalfCheetah, Ant-ET, Hopper-ET and Walker2D-ET.",
             source="LV-Rep, arXiv 2212.08765, Table 1",
             protocol=DIFFSR,
-            parts=_more("LV-Rep Table 1", "lvrep", ["sac"], MBBL_LOCOMOTION, "last4"),
+            tests=_more("LV-Rep Table 1", "lvrep", ["sac"], MBBL_LOCOMOTION, "last4"),
             note="The SAC column is MBBL's; the paper's own SAC curves end elsewhere.",
         ),
         _claim(
@@ -185,7 +123,7 @@ def _lvrep() -> list[Claim]:
             text="LV-Rep returns more than SAC on four DMControl tasks from states.",
             source="LV-Rep, arXiv 2212.08765, Table 2",
             protocol=DMC,
-            parts=_more("LV-Rep Table 2", "lvrep", ["sac"], _tasks("LV-Rep Table 2"), "last4"),
+            tests=_more("LV-Rep Table 2", "lvrep", ["sac"], _tasks("LV-Rep Table 2"), "last4"),
         ),
         _claim(
             name="mulvrep-metaworld",
@@ -193,7 +131,7 @@ def _lvrep() -> list[Claim]:
             "Meta-World tasks.",
             source="muLV-Rep, arXiv 2311.12244, project page and Meta-World figure (digitised)",
             protocol=METAWORLD,
-            parts=_successful("lvrep", bars),
+            tests=_successful("lvrep", bars),
             needed=33,
             note="Published on Meta-World v2 with shadows; tested on v3 without.",
         ),
@@ -202,14 +140,14 @@ def _lvrep() -> list[Claim]:
 
 def _qvpo() -> list[Claim]:
     baselines = ["sac", "td3", "ppo", "ppo@spo", "dipo", "qsm"]
-    twin = Arm("qvpo@entropy_samples=0,diffusion_steps=100", "best")
+    twin = Side("qvpo@entropy_samples=0,diffusion_steps=100", "best")
     return [
         _claim(
             name="qvpo-over-baselines",
             text="QVPO returns more than SAC, TD3, PPO, SPO, DIPO and QSM on all five tasks.",
             source=f"{QVPO_PAPER} (abstract; its tables were not read), {CGPO}",
             protocol=QVPO,
-            parts=_more("CGPO Table 1", "qvpo", baselines, QVPO.tasks, "best"),
+            tests=_more("CGPO Table 1", "qvpo", baselines, QVPO.tasks, "best"),
             note=f"{V3} QVPO picks the best of 32 actions when evaluated; Gaussian policies do "
             "not. The table itself has TD3 above QVPO on Humanoid.",
         ),
@@ -219,7 +157,7 @@ def _qvpo() -> list[Claim]:
             "tested on Ant as within 10 %.",
             source=f"{QVPO_PAPER}, ablation figure (on Ant-v3, read in a summary, without numbers)",
             protocol=QVPO,
-            parts=[_alike("gym/Ant-v5", Arm("qvpo", "best"), twin)],
+            tests=[_alike("gym/Ant-v5", Side("qvpo", "best"), twin)],
             note=V3,
         ),
         _claim(
@@ -228,11 +166,11 @@ def _qvpo() -> list[Claim]:
             "within 10 %.",
             source="FMER, comparison on MuJoCo v5 (read in a summary): QVPO run by others",
             protocol=QVPO,
-            parts=[
+            tests=[
                 _alike(
                     task,
-                    Arm("qvpo", "best", _number("FMER", task, "qvpo")),
-                    Arm("sac", "best", _number("FMER", task, "sac")),
+                    Side("qvpo", "best", _number("FMER", task, "qvpo")),
+                    Side("sac", "best", _number("FMER", task, "sac")),
                 )
                 for task in _tasks("FMER")
             ],
@@ -248,7 +186,7 @@ def _dipo() -> Claim:
         source=f"DIPO, Yang et al. 2023, arXiv 2305.13122 (abstract: superior on MuJoCo; its "
         f"tables were not read), {CGPO}",
         protocol=QVPO,
-        parts=_more("CGPO Table 1", "dipo", ["sac", "td3", "ppo"], QVPO.tasks, "best"),
+        tests=_more("CGPO Table 1", "dipo", ["sac", "td3", "ppo"], QVPO.tasks, "best"),
         note=f"{V3} CGPO ran DIPO with 20 steps, 100 here; its released code never writes the "
         "improved actions back, the default here does. The table has SAC and TD3 above DIPO on "
         "HalfCheetah, TD3 on Humanoid.",
@@ -264,7 +202,7 @@ def _polygrad() -> Claim:
         source="Foffano et al., Adversarial Diffusion for Robust RL, Table 1 (PolyGRAD run from "
         "its repository; the tables of its own paper were not read)",
         protocol=QVPO.with_steps(1_500_000),
-        parts=_more("AD-RRL Table 1", "polygrad", ["ppo"], tasks, "last"),
+        tests=_more("AD-RRL Table 1", "polygrad", ["ppo"], tasks, "last"),
         note="The table does not say which version of the tasks, nor which evaluations.",
     )
 
@@ -279,11 +217,11 @@ def _own() -> list[Claim]:
             source="this suite, from the learning curves that the authors of TD3 keep in "
             "sfujim/TD3 (+2 to +11 %)",
             protocol=QVPO,
-            parts=[
-                Part(
+            tests=[
+                ClaimTest(
                     task=task,
-                    arm=Arm("td3", "best", _number("TD3 curves", task, "td3", "best")),
-                    other=Arm("td3", "last", _number("TD3 curves", task, "td3", "last")),
+                    side=Side("td3", "best", _number("TD3 curves", task, "td3", "best")),
+                    other=Side("td3", "last", _number("TD3 curves", task, "td3", "last")),
                     effect="ratio",
                     above=1.02,
                 )
@@ -296,11 +234,11 @@ def _own() -> list[Claim]:
             "within 10 % of those in float32.",
             source="this suite, whose methods use them by default",
             protocol=DIFFSR,
-            parts=[
+            tests=[
                 _alike(
                     "mbbl/HalfCheetah",
-                    Arm(algo, "last4"),
-                    Arm(f"{algo}@precision=float32", "last4"),
+                    Side(algo, "last4"),
+                    Side(f"{algo}@precision=float32", "last4"),
                 )
                 for algo in ("sac", "diffsr")
             ],
@@ -314,7 +252,7 @@ def _claim(
     text: str,
     source: str,
     protocol: Protocol,
-    parts: Sequence[Part],
+    tests: Sequence[ClaimTest],
     needed: int | None = None,
     note: str = "",
 ) -> Claim:
@@ -324,33 +262,33 @@ def _claim(
         text=text,
         source=source,
         protocol=protocol,
-        parts=tuple(parts),
-        needed=len(parts) if needed is None else needed,
+        tests=tuple(tests),
+        needed=len(tests) if needed is None else needed,
         note=note,
     )
 
 
 def _more(
     source: str, label: str, others: Sequence[str], tasks: Sequence[str], value: str
-) -> list[Part]:
+) -> list[ClaimTest]:
     """Tests that a method returns more than each of some others on each of some tasks."""
 
-    def arm(task: str, name: str) -> Arm:
-        return Arm(name, value, _number(source, task, published_method(name)))
+    def side(task: str, name: str) -> Side:
+        return Side(name, value, _number(source, task, published_method(name)))
 
     return [
-        Part(task=task, arm=arm(task, label), other=arm(task, other))
+        ClaimTest(task=task, side=side(task, label), other=side(task, other))
         for task in tasks
         for other in others
     ]
 
 
-def _successful(label: str, published: Sequence[Published]) -> list[Part]:
+def _successful(label: str, published: Sequence[Published]) -> list[ClaimTest]:
     """Tests that a method succeeds in more than 90 % of the episodes of each published task."""
     return [
-        Part(
+        ClaimTest(
             task=number.task,
-            arm=Arm(label, "last", number),
+            side=Side(label, "last", number),
             effect="level",
             above=0.9,
             measure="success",
@@ -359,9 +297,9 @@ def _successful(label: str, published: Sequence[Published]) -> list[Part]:
     ]
 
 
-def _alike(task: str, arm: Arm, other: Arm) -> Part:
+def _alike(task: str, side: Side, other: Side) -> ClaimTest:
     """Tests that two methods return the same to within 10 %."""
-    return Part(task=task, arm=arm, other=other, effect="ratio", above=0.9, below=1.1)
+    return ClaimTest(task=task, side=side, other=other, effect="ratio", above=0.9, below=1.1)
 
 
 def _tasks(source: str) -> list[str]:

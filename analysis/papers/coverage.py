@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.data.load import Experiment, Protocol
+from analysis.data.experiment import Experiment, ProtocolRecord
 from analysis.data.provenance import sweep_arguments
 from analysis.data.published import printed_names
 from analysis.papers.targets import Key, Target
@@ -178,7 +178,7 @@ def _joined(target: Target, chosen: Mapping[Key, tuple[Experiment, dict[str, Any
         for part, names in columns.items()
     }
     reduced = any(e.protocol.reduced and e.protocol.steps == target.steps for e in origins.values())
-    protocol = Protocol(
+    protocol = ProtocolRecord(
         target.protocol.name, reduced, target.steps, 0, 0, target.statistics, target.paper
     )
     return Experiment(Path(target.name), target.name, protocol, frame, **tables)

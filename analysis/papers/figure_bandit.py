@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.data.load import ExperimentError, read_table
+from analysis.data.logs import ExperimentError, read_table
 from analysis.drawing import style
 from analysis.drawing.tables import Table, seed_table
 from analysis.papers.coverage import Coverage

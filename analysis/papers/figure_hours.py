@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from analysis.data.published import Published
+from analysis.data.run_times import measure_run_times
 from analysis.drawing import runtime, style
 from analysis.drawing.tables import DASH, Cell, Table, seed_cell
 from analysis.papers.coverage import SHORTER, Coverage
@@ -29,11 +30,11 @@ def hours(coverage: Coverage) -> pd.DataFrame:
         count. A shorter run counts as long as it was, with nothing added for the rest.
     """
     experiment = coverage.experiment
-    times = runtime.run_times(experiment)
+    times = measure_run_times(experiment)
     keys = ["task", "label", "seed"]
     ends = experiment.timing.groupby(keys)["env_step"].max().rename("end").reset_index()
     times = times.merge(ends, on=keys, how="left")
-    # `run_times` gives seconds per 1000 steps.
+    # `measure_run_times` gives seconds per 1000 steps.
     value = times["total"] * times["end"] / 1000 / 3600
     mark = times["mark"].replace(SHORTER, "")
     mark = mark.mask((mark == "") & value.isna(), "without timing")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from analysis.data.load import Measure
+from analysis.data.experiment import Measure
 from runners.cells.protocols import DIFFSR, MBBL_LOCOMOTION, METAWORLD, POMDP, QVPO, TOY, Protocol
 
 Kind = Literal["table", "curves", "hours", "generation", "bandit"]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from analysis.data.load import SUCCESS_MEASURES, Experiment, Measure, natural
+from analysis.data.experiment import SUCCESS_MEASURES, Experiment, Measure, natural
 from analysis.data.published import STATISTICS, Published, numbers, sources
 from analysis.data.values import run_values
 from analysis.drawing.tables import Cell, seed_cell
@@ -142,7 +142,7 @@ def environment(task: str) -> str:
     """Names a task's environment in the words of published.csv; the suite if it has no name.
 
     Settings that published.csv has no words for are added as they are, so that a task with them is
-    not taken for the published one. Published pictures have shadows, which is a setting here.
+    not taken for the published one. Published images have shadows, which is a setting here.
     """
     name, settings = _settings(task)
     suite = name.split("/")[0]

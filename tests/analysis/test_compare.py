@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from analysis.compare import compare, main, match, what_changed
+from analysis.compare import compare, main, match
+from analysis.data.changes import what_changed
 from analysis.data.load import load
 from tests.helpers.experiments import write_experiment, write_run
 

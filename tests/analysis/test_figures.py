@@ -302,7 +302,7 @@ def test_hours_by_hand(tmp_path, drawn):
     assert "test processor" in texts_of(drawn["hours"])
 
 
-def test_generation_collects_pictures(tmp_path, drawn):
+def test_generation_collects_images(tmp_path, drawn):
     target = TARGETS["diffsr-generation"]
     folder = full(tmp_path / "pixels", target)
     runs = [

@@ -8,7 +8,7 @@ from typing import IO, Any
 
 import pandas as pd
 
-from analysis.data.load import Measure
+from analysis.data.experiment import Measure
 from analysis.statistics.run_statistics import RUN_STATISTICS
 
 STATISTICS = {

@@ -9,7 +9,8 @@ import pytest
 
 from analysis import bench
 from analysis.data import cache, logs
-from analysis.data.load import ExperimentError, load
+from analysis.data.load import load
+from analysis.data.logs import ExperimentError
 from analysis.data.values import run_values
 from runners.cells.schema import EVALUATION_COLUMNS, SUCCESS_COLUMNS
 from tests.helpers.experiments import (
