@@ -40,7 +40,7 @@ RULES = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code, 2 for bad input."""
+    """Run the command line; return the exit code, 2 for bad input."""
     parser = argparse.ArgumentParser(
         prog=COMMAND, description="Say which claims of the papers the runs support."
     )
@@ -76,12 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def terminal(findings: Sequence[Finding], width: int, *, detailed: bool) -> str:
-    """Writes the claims as a plain table, and the tests of each if `detailed`.
+    """Write the claims as a plain table, and the tests of each if `detailed`.
 
     Args:
-        findings: The claims.
-        width: Columns of the terminal.
-        detailed: Whether to show the tests too.
+        findings: the claims.
+        width: columns of the terminal.
+        detailed: whether to show the tests too.
     """
     overview = [(x.claim.name, x.word, summary(x)) for x in findings]
     blocks = [_aligned(("claim", "verdict", "tests"), overview, width)]
@@ -93,7 +93,7 @@ def terminal(findings: Sequence[Finding], width: int, *, detailed: bool) -> str:
 
 
 def page(findings: Sequence[Finding], experiments: Sequence[Experiment]) -> str:
-    """Writes the claims with all their tests as a Markdown page."""
+    """Write the claims with all their tests as a Markdown page."""
     names = ", ".join(experiment.name for experiment in experiments)
     overview = [(f"[{x.claim.name}](#{x.claim.name})", x.word, summary(x)) for x in findings]
     blocks = ["# Claims", RULES, f"Experiments: {names}."]
@@ -111,7 +111,7 @@ def _to_run(finding: Finding) -> list[str]:
 
 
 def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
-    """Writes a table in aligned columns; the last one is wrapped to the width."""
+    """Write a table in aligned columns; the last one is wrapped to the width."""
     widths = [max(len(row[i]) for row in [header, *rows]) + 2 for i in range(len(header) - 1)]
     lines = []
     for row in [header, *rows]:

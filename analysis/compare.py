@@ -39,18 +39,18 @@ class Effect:
     """What became of one method on one task.
 
     Attributes:
-        task: Task id.
-        name: The method's name to print.
-        measure: What was measured.
-        before: Mean and spread over the seeds of the first experiment.
-        after: The same in the second.
-        change: Mean of the second minus that of the first, with its 95 % interval; None if one of
+        task: task id.
+        name: the method's name to print.
+        measure: what was measured.
+        before: mean and spread over the seeds of the first experiment.
+        after: the same in the second.
+        change: mean of the second minus that of the first, with its 95 % interval; None if one of
             them has no run that counts.
-        pairs: Number of seeds compared, which both experiments have; 0 if they have fewer than two
+        pairs: number of seeds compared, which both experiments have; 0 if they have fewer than two
             in common and all were compared.
-        identical: Whether the evaluations of all compared seeds are equal to the last digit.
-        times: Seconds per 1000 environment steps in the two experiments.
-        time_ratio: Seconds of the second over those of the first; None without both.
+        identical: whether the evaluations of all compared seeds are equal to the last digit.
+        times: seconds per 1000 environment steps in the two experiments.
+        time_ratio: seconds of the second over those of the first; None without both.
     """
 
     task: str
@@ -77,14 +77,14 @@ class Effect:
         return "clear" if self.clear else "not clear"
 
     def fell(self, percent: float) -> bool:
-        """Whether the second is clearly lower, by more than this share of the first."""
+        """Return whether the second is clearly lower, by more than this share of the first."""
         if self.change is None or self.before.value is None:
             return False
         return self.change.high < -percent / 100 * abs(self.before.value)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code: 1 by `--fail-below`, 2 for bad input."""
+    """Run the command line; return the exit code: 1 by `--fail-below`, 2 for bad input."""
     parser = argparse.ArgumentParser(
         prog=COMMAND, description="Say what changed between two experiments, and what it did."
     )
@@ -134,10 +134,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def match(
     before: Experiment, after: Experiment, wanted: Sequence[Sequence[str]] = ()
 ) -> list[tuple[str, str]]:
-    """Returns the labels to compare: those that are asked for, else those that both have.
+    """Return the labels to compare: those that are asked for, else those that both have.
 
     Raises:
-        CompareError: A label is unknown, or the experiments have none in common.
+        CompareError: a label is unknown, or the experiments have none in common.
     """
     for pair in wanted:
         for label, experiment in zip(pair, (before, after), strict=True):
@@ -162,16 +162,16 @@ def compare(
     matches: Sequence[tuple[str, str]],
     statistic: str,
 ) -> list[Effect]:
-    """Measures the change of each method on each task that both experiments have runs of.
+    """Measure the change of each method on each task that both experiments have runs of.
 
     Args:
-        before: The first experiment.
-        after: The second.
-        matches: The labels to compare, as (label in the first, label in the second).
-        statistic: A name in `RUN_STATISTICS`.
+        before: the first experiment.
+        after: the second.
+        matches: the labels to compare, as (label in the first, label in the second).
+        statistic: a name in `RUN_STATISTICS`.
 
     Raises:
-        CompareError: The statistic is unknown, or the experiments have no task in common.
+        CompareError: the statistic is unknown, or the experiments have no task in common.
     """
     if statistic not in RUN_STATISTICS:
         valid = ", ".join(RUN_STATISTICS)
@@ -204,15 +204,15 @@ class _Runs:
         self._curves = _groups(experiment.evaluations)
 
     def values(self, task: str, label: str, measure: Measure) -> pd.DataFrame:
-        """The value and the mark of each run."""
+        """Return the value and the mark of each run."""
         return _of(self._values[measure], task, label)
 
     def times(self, task: str, label: str) -> pd.DataFrame:
-        """The run time and the mark of each run."""
+        """Return the run time and the mark of each run."""
         return _of(self._times, task, label)
 
     def evaluations(self, task: str, label: str, seeds: Sequence[int]) -> pd.DataFrame:
-        """All evaluations of some seeds, in order."""
+        """Return all evaluations of some seeds, in order."""
         rows = _of(self._curves, task, label)
         kept = rows[rows["seed"].isin(seeds)].drop(columns=["task", "label"])
         return kept.sort_values(["seed", "env_step", "episode"], ignore_index=True)
@@ -258,12 +258,12 @@ def _effect(sides: Sequence[_Runs], task: str, labels: tuple[str, str], name: st
 
 
 def _counted(runs: pd.DataFrame) -> pd.Series:
-    """The values of the runs that count, by seed."""
+    """Return the values of the runs that count, by seed."""
     return runs[runs["mark"] == ""].set_index("seed")["value"].sort_index()
 
 
 def _samples(before: pd.DataFrame, after: pd.DataFrame) -> tuple[Array, Array, bool]:
-    """The values to compare, and whether they are pairs: of the common seeds if there are two."""
+    """Return the values to compare, and whether as pairs: of the common seeds if there are two."""
     first, second = _counted(before), _counted(after)
     common = first.index.intersection(second.index)
     if len(common) >= 2:
@@ -274,7 +274,7 @@ def _samples(before: pd.DataFrame, after: pd.DataFrame) -> tuple[Array, Array, b
 def tables(
     before: Experiment, after: Experiment, effects: Sequence[Effect], notes: Sequence[str]
 ) -> list[Table]:
-    """Returns the table of results and that of run times."""
+    """Return the table of results and that of run times."""
     columns = [f"A: {before.name}", f"B: {after.name}"]
     rows = [f"{effect.task}, {effect.name}" for effect in effects]
     results: dict[tuple[str, str], Cell] = {}
@@ -322,7 +322,7 @@ def _ends(estimate: Estimate) -> tuple[float, float] | None:
 def _notes(
     before: Experiment, after: Experiment, statistic: str, effects: Sequence[Effect]
 ) -> list[str]:
-    """Says how the changes were measured, and what speaks against reading them as effects."""
+    """Say how the changes were measured, and what speaks against reading them as effects."""
     clear = sum(effect.clear for effect in effects)
     compared = sum(effect.change is not None for effect in effects)
     notes = [
@@ -350,7 +350,7 @@ def _page(
     effects: Sequence[Effect],
     notes: Sequence[str],
 ) -> str:
-    """Writes the comparison as a Markdown page."""
+    """Write the comparison as a Markdown page."""
     lines = "\n".join(f"- {text}" for text in _listed(changes))
     body = "\n".join(table.markdown() for table in tables(before, after, effects, notes))
     title = f"# {before.name} (A) and {after.name} (B)"

@@ -37,7 +37,7 @@ class PageError(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code: 1 for stale pages, 2 for bad input."""
+    """Run the command line; return the exit code: 1 for stale pages, 2 for bad input."""
     parser = argparse.ArgumentParser(
         prog=COMMAND, description="Write the published and the measured results into the pages."
     )
@@ -66,10 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def find_pages(folder: Path) -> list[Path]:
-    """Lists the pages, `<algorithm>.md`.
+    """List the pages, `<algorithm>.md`.
 
     Raises:
-        PageError: There is none.
+        PageError: there is none.
     """
     pages = sorted(folder.glob("*.md"))
     if not pages:
@@ -78,10 +78,10 @@ def find_pages(folder: Path) -> list[Path]:
 
 
 def with_table(text: str, page: Path, experiments: Sequence[Experiment]) -> str:
-    """Returns a page's text with its table up to date; a page without markers gets them.
+    """Return a page's text with its table up to date; a page without markers gets them.
 
     Raises:
-        PageError: The markers are not one pair.
+        PageError: the markers are not one pair.
     """
     block = f"{BEGIN}\n{table(page, experiments)}\n{END}"
     if BEGIN not in text and END not in text:
@@ -92,7 +92,7 @@ def with_table(text: str, page: Path, experiments: Sequence[Experiment]) -> str:
 
 
 def table(page: Path, experiments: Sequence[Experiment]) -> str:
-    """Writes the table of the algorithm that the page is named after, with its sources."""
+    """Write the table of the algorithm that the page is named after, with its sources."""
     rows = measured_beside_published(page.stem, experiments)
     if not rows:
         return f"Nothing is published or measured yet. Written by `{COMMAND}`."
@@ -122,17 +122,17 @@ def _number(number: Published) -> str:
 
 
 def _digits(metric: str) -> int:
-    """Decimals to print; a success rate is a fraction of 1."""
+    """Return the decimals to print; a success rate is a fraction of 1."""
     return 1 if metric == "return" else 2
 
 
 def _reading(metric: str) -> list[str]:
-    """What is to be said of a metric among the facts of a number; nothing of the return."""
+    """Return what is to be said of a metric among the facts of a number; nothing of the return."""
     return [READINGS[metric]] if metric in READINGS else []
 
 
 def _name(number: Published) -> str:
-    """The source, with the method's name where it is not just the algorithm's."""
+    """Return the source, with the method's name where it is not just the algorithm's."""
     plain = "".join(filter(str.isalnum, number.printed.lower()))
     return number.source if plain == number.method else f"{number.source}, {number.printed}"
 
@@ -153,7 +153,7 @@ def _other_results(row: Row) -> list[str]:
 
 
 def _wrong_copies(row: Row) -> list[str]:
-    """Lists the wrong values that later tables print, each with the names of the tables."""
+    """List the wrong values that later tables print, each with the names of the tables."""
     tables: dict[str, list[str]] = {}
     for number in row.others:
         if number.miscopied:
@@ -171,7 +171,7 @@ def _experiment(measured: Measured, page: Path) -> str:
 
 
 def _legend(rows: Sequence[Row]) -> list[str]:
-    """Explains the statistics and lists the sources that the table names."""
+    """Explain the statistics and list the sources that the table names."""
     used = [number for row in rows for number in (row.published, *row.others) if number]
     chosen = {row.published.statistic for row in rows if row.published}
     chosen |= {row.measured.statistic for row in rows if row.measured}

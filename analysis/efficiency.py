@@ -21,7 +21,7 @@ AREA_NOTE = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code, 2 for a folder that cannot be read."""
+    """Run the command line; return the exit code, 2 for a folder that cannot be read."""
     parser = argparse.ArgumentParser(
         prog="python -m analysis.efficiency",
         description="Print the area under the learning curves and the steps to a threshold.",
@@ -46,11 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def tables(experiment: Experiment, score: float = SCORE) -> list[Table]:
-    """Returns the table of areas, and of steps to a threshold where tasks have constants for it.
+    """Return the table of areas, and of steps to a threshold where tasks have constants for it.
 
     Args:
-        experiment: The runs.
-        score: The normalised score to reach.
+        experiment: the runs.
+        score: the normalised score to reach.
     """
     found = [
         seed_table(
@@ -82,7 +82,7 @@ def tables(experiment: Experiment, score: float = SCORE) -> list[Table]:
 
 
 def thresholds(experiment: Experiment, score: float) -> dict[str, tuple[Measure, float]]:
-    """Returns the measure and the result of a normalised score, for the tasks with constants."""
+    """Return the measure and the result of a normalised score, for the tasks with constants."""
     found = {}
     for task in experiment.tasks:
         if known := scale(task):

@@ -21,7 +21,7 @@ DEFAULT_WINDOW = 10_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code, 2 for bad input."""
+    """Run the command line; return the exit code, 2 for bad input."""
     options = _parser().parse_args(arguments)
     try:
         print(options.run(options))
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def tidy(experiment: Experiment) -> pd.DataFrame:
-    """Returns all evaluation episodes of an experiment, with the columns `importing.COLUMNS`.
+    """Return all evaluation episodes of an experiment, with the columns `importing.COLUMNS`.
 
     A run without an evaluation has no row.
     """

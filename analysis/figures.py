@@ -59,7 +59,7 @@ class SweepFailed(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code.
+    """Run the command line; return the exit code.
 
     It is 2 for bad input, and that of the sweep where `--run-missing` was stopped or had failures.
     """
@@ -81,11 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def build(coverage: Coverage, stem: Path) -> list[Path]:
-    """Writes the files of a target, holes included.
+    """Write the files of a target, holes included.
 
     Args:
-        coverage: The runs there are.
-        stem: Path of the files without their endings.
+        coverage: the runs there are.
+        stem: path of the files without their endings.
 
     Returns:
         The files.
@@ -142,7 +142,7 @@ def _print_list(targets: Sequence[Target], options: argparse.Namespace) -> None:
 
 
 def _make(target: Target, options: argparse.Namespace) -> int:
-    """Draws a target, after running what it lacks if that is asked for; returns the exit code."""
+    """Draw a target, after running what it lacks if that is asked for; return the exit code."""
     coverage, code = _cover(target, _experiments(options), options), 0
     print(f"{target.name}: {target.title}; {target.paper}")
     print(f"needs {target.needs()}")
@@ -163,7 +163,7 @@ def _make(target: Target, options: argparse.Namespace) -> int:
 
 
 def _experiments(options: argparse.Namespace) -> list[Experiment]:
-    """Loads the experiments that the user names, else those that the repository keeps.
+    """Load the experiments that the user names, else those that the repository keeps.
 
     One that is named and that `--run-missing` will make need not be there yet.
     """
@@ -174,14 +174,14 @@ def _experiments(options: argparse.Namespace) -> list[Experiment]:
 
 
 def _path(path: Path, results: Path) -> Path:
-    """The folder of an experiment: a bare name is one of the results."""
+    """Return the folder of an experiment: a bare name is one of the results."""
     return path if path.exists() or len(path.parts) > 1 else results / path
 
 
 def _cover(
     target: Target, experiments: Sequence[Experiment], options: argparse.Namespace
 ) -> Coverage:
-    """Finds a target's runs, also in the folder that the missing ones are run in."""
+    """Find a target's runs, also in the folder that the missing ones are run in."""
     destination = _destination(target, experiments, options)
     folders = {experiment.path.resolve() for experiment in experiments}
     there = (destination / "experiment.json").exists() and destination.resolve() not in folders
@@ -192,7 +192,7 @@ def _cover(
 def _destination(
     target: Target, experiments: Sequence[Experiment], options: argparse.Namespace
 ) -> Path:
-    """The folder that missing cells should run in.
+    """Return the folder that missing cells should run in.
 
     It is the first experiment that the user names and that has the target's protocol, or is not
     there yet; else the results' folder that a sweep of the protocol has by default.
@@ -210,10 +210,10 @@ def _destination(
 
 
 def _run(commands: Sequence[Sequence[str]]) -> int:
-    """Runs commands of Python one after the other; returns the highest exit code.
+    """Run commands of Python one after the other; return the highest exit code.
 
     Raises:
-        SweepFailed: One refused its input.
+        SweepFailed: one refused its input.
     """
     code = 0
     for command in commands:

@@ -40,7 +40,7 @@ FIGURES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code, 2 for a folder that cannot be read."""
+    """Run the command line; return the exit code, 2 for a folder that cannot be read."""
     parser = argparse.ArgumentParser(
         prog="python -m analysis.report",
         description="Write tables, figures and a page of all to <experiment>/report/.",
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def build(experiment: Experiment) -> None:
-    """Writes all files of the report into the experiment's folder `report`."""
+    """Write all files of the report into the experiment's folder `report`."""
     folder = experiment.path / "report"
     folder.mkdir(exist_ok=True)
     scores = normalised_scores(experiment)
@@ -85,7 +85,7 @@ def build(experiment: Experiment) -> None:
 
 
 def all_tables(experiment: Experiment, scores: intervals.Scores) -> dict[str, list[Table]]:
-    """Returns the tables of each file of tables, by the file's name without its ending."""
+    """Return the tables of each file of tables, by the file's name without its ending."""
     success = {"success": success_tables(experiment)} if experiment.success_tasks else {}
     return {
         **success,
@@ -96,7 +96,7 @@ def all_tables(experiment: Experiment, scores: intervals.Scores) -> dict[str, li
 
 
 def return_tables(experiment: Experiment) -> list[Table]:
-    """Returns one table of returns for each statistic that the protocol reports."""
+    """Return one table of returns for each statistic that the protocol reports."""
     return [
         seed_table(
             f"Return, {RUN_STATISTICS[statistic].text}",
@@ -111,7 +111,7 @@ def return_tables(experiment: Experiment) -> list[Table]:
 
 
 def success_tables(experiment: Experiment) -> list[Table]:
-    """Returns, for each reported statistic, the tables of both readings of success, in percent.
+    """Return, for each reported statistic, the tables of both readings of success, in percent.
 
     They hold the tasks that report success; there is no table if none does.
     """
@@ -136,7 +136,7 @@ def _in_percent(values: pd.DataFrame) -> pd.DataFrame:
 
 
 def status_page(experiment: Experiment) -> str:
-    """Writes the page of all cells that are not done, with reasons."""
+    """Write the page of all cells that are not done, with reasons."""
     rows = unfinished(experiment)
     head = [f"# Status of experiment {experiment.name}", "", *_notice(experiment)]
     if not rows:
@@ -150,7 +150,7 @@ def status_page(experiment: Experiment) -> str:
 
 
 def index_page(experiment: Experiment, documents: dict[str, list[Table]]) -> str:
-    """Writes the index page: protocol, status, tables, figures, and where the runs come from."""
+    """Write the index page: protocol, status, tables, figures, and where the runs come from."""
     parts = [
         f"# Experiment {experiment.name}",
         *[line for line in _notice(experiment) if line],

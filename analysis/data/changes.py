@@ -18,9 +18,9 @@ class Change:
     """A difference between the manifests of two experiments.
 
     Attributes:
-        subject: What differs, such as `packages.torch` or `sac: tau`.
-        before: Its values in the first experiment.
-        after: Its values in the second.
+        subject: what differs, such as `packages.torch` or `sac: tau`.
+        before: its values in the first experiment.
+        after: its values in the second.
     """
 
     subject: str
@@ -34,7 +34,7 @@ class Change:
 def what_changed(
     before: Experiment, after: Experiment, matches: Sequence[tuple[str, str]]
 ) -> list[Change]:
-    """Lists how the protocols, the circumstances and the methods' options differ."""
+    """List how the protocols, the circumstances and the methods' options differ."""
     changes = [
         Change(f"protocol {name}", str(old), str(new))
         for (name, old), new in zip(
@@ -62,7 +62,7 @@ def what_changed(
 
 
 def common_name(before: Experiment, after: Experiment, labels: tuple[str, str]) -> str:
-    """What to call a method that may have another label in each experiment."""
+    """Return what to call a method that may have another label in each experiment."""
     first, second = before.names[labels[0]], after.names[labels[1]]
     return first if labels[0] == labels[1] else f"{first} → {second}"
 
@@ -70,7 +70,7 @@ def common_name(before: Experiment, after: Experiment, labels: tuple[str, str]) 
 def _only(
     before: Experiment, after: Experiment, matches: Sequence[tuple[str, str]]
 ) -> Iterator[tuple[str, tuple[list[str], list[str]]]]:
-    """What only one of the experiments has and is thus not compared."""
+    """Return what only one of the experiments has and is thus not compared."""
     methods = (
         [label for label in before.labels if label not in {first for first, _ in matches}],
         [label for label in after.labels if label not in {second for _, second in matches}],
@@ -85,7 +85,7 @@ def _only(
 
 
 def _manifests(experiment: Experiment, labels: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
-    """Reads every run.json that can be read, by label."""
+    """Read every run.json that can be read, by label."""
     known = experiment.runs[~experiment.runs["status"].isin(["missing", "unreadable"])]
     return {
         label: [
@@ -97,7 +97,7 @@ def _manifests(experiment: Experiment, labels: Iterable[str]) -> dict[str, list[
 
 
 def _facts(run: Mapping[str, Any]) -> dict[str, str]:
-    """The circumstances of a run, nested names joined by dots."""
+    """Return the circumstances of a run, nested names joined by dots."""
     return _flat({name: run[name] for name in FACTS if run.get(name) is not None})
 
 
@@ -112,7 +112,7 @@ def _flat(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _values_of(runs: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """All values that each fact has over some runs, the values in natural order."""
+    """Return all values that each fact has over some runs, the values in natural order."""
     values: dict[str, set[str]] = {}
     for facts in runs:
         for name, value in facts.items():

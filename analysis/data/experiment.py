@@ -32,13 +32,13 @@ class ProtocolRecord:
     """What experiment.json says about the rules that the runs followed.
 
     Attributes:
-        name: Name of the protocol.
+        name: name of the protocol.
         reduced: True if cheaper than what papers report.
-        steps: Length of a run in environment steps.
-        eval_every: Environment steps between evaluations.
-        eval_episodes: Episodes of one evaluation.
-        reported: Names in `RUN_STATISTICS`; the first is the primary one.
-        note: Free text.
+        steps: length of a run in environment steps.
+        eval_every: environment steps between evaluations.
+        eval_episodes: episodes of one evaluation.
+        reported: names in `RUN_STATISTICS`; the first is the primary one.
+        note: free text.
     """
 
     name: str
@@ -62,16 +62,16 @@ class Experiment:
     """All cells of an experiment folder.
 
     Attributes:
-        path: The folder.
-        name: The experiment's name.
-        protocol: The rules its runs followed.
-        runs: One row per cell: task, label, title, seed, status, reason, steps, evaluations (their
+        path: the folder.
+        name: the experiment's name.
+        protocol: the rules its runs followed.
+        runs: one row per cell: task, label, title, seed, status, reason, steps, evaluations (their
             number), code, machine, settings, wall_seconds, path. The status is one of
             `statuses.RECORDED`, `missing` (no run here, but the same seed ran elsewhere in the
             experiment) or `unreadable` (its run.json breaks the format).
-        evaluations: One row per evaluation episode: task, label, seed, `EVALUATION_COLUMNS` and
+        evaluations: one row per evaluation episode: task, label, seed, `EVALUATION_COLUMNS` and
             `SUCCESS_COLUMNS`; success is 0 or 1, NaN where the task does not report it.
-        timing: One row per evaluation: task, label, seed and `TIMING_COLUMNS`, in seconds since
+        timing: one row per evaluation: task, label, seed and `TIMING_COLUMNS`, in seconds since
             the start of the run.
     """
 
@@ -112,14 +112,14 @@ class Experiment:
         return sorted(reporting.unique(), key=natural)
 
     def measures(self, task: str) -> tuple[Measure, ...]:
-        """Returns the measures that a task has, the one to judge it by first."""
+        """Return the measures that a task has, the one to judge it by first."""
         return (*SUCCESS_MEASURES, "return") if task in self.success_tasks else ("return",)
 
     def curves(self, measure: Measure = "return") -> pd.DataFrame:
-        """Returns one row per evaluation: task, label, seed, env_step and the measure.
+        """Return one row per evaluation: task, label, seed, env_step and the measure.
 
         Args:
-            measure: What to average over the evaluation's episodes: `return`, in the task's reward
+            measure: what to average over the evaluation's episodes: `return`, in the task's reward
                 units, or a rate in [0, 1], of `success` (at any step of the episode) or of
                 `final_success` (at its last step). It is NaN if one episode is not finite, and so
                 are the rates of a task that does not report success.
@@ -127,10 +127,10 @@ class Experiment:
         return self._results[[*RUN, "env_step", measure]]
 
     def run_curves(self, measure: Measure = "return") -> dict[RunKey, tuple[Array, Array]]:
-        """Returns the curves of single runs.
+        """Return the curves of single runs.
 
         Args:
-            measure: As in `curves`.
+            measure: as in `curves`.
 
         Returns:
             For each (task, label, seed) with an evaluation, the environment steps [evaluations] in
@@ -167,15 +167,15 @@ class Experiment:
         return dict(zip(numbers.index, slices, strict=True))
 
     def train(self, task: str, label: str, seed: int) -> pd.DataFrame:
-        """Reads the training log of one cell: env_step and the method's own metric columns.
+        """Read the training log of one cell: env_step and the method's own metric columns.
 
         Raises:
-            ExperimentError: The file's header does not start with env_step.
+            ExperimentError: the file's header does not start with env_step.
         """
         return read_table(self.path / task / label / f"seed-{seed}" / "train.csv", ["env_step"])
 
 
 def natural(text: str) -> list[tuple[int, int, str]]:
-    """Returns a sort key by which `x=3` comes before `x=10`."""
+    """Return a sort key by which `x=3` comes before `x=10`."""
     parts = re.findall(r"\d+|\D+", text)
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]

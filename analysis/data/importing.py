@@ -48,9 +48,9 @@ class Origin:
     """Where imported runs come from; without paths, which mean nothing on another machine.
 
     Attributes:
-        text: In words, such as "TensorBoard logs of Stable-Baselines3".
-        facts: What else is known, for run.json.
-        runs: The name that each seed's run had there.
+        text: in words, such as "TensorBoard logs of Stable-Baselines3".
+        facts: what else is known, for run.json.
+        runs: the name that each seed's run had there.
     """
 
     text: str
@@ -59,22 +59,22 @@ class Origin:
 
 
 def is_imported(label: str) -> bool:
-    """Whether the runs of a method label were imported."""
+    """Return whether the runs of a method label were imported."""
     return IMPORTED in label.partition("@")[2].split(",")
 
 
 def read_tidy(file: Path) -> pd.DataFrame:
-    """Reads a tidy table, of whose columns only `REQUIRED` have to be there.
+    """Read a tidy table, of whose columns only `REQUIRED` have to be there.
 
     Args:
-        file: A CSV file, or a Parquet file if its name says so.
+        file: a CSV file, or a Parquet file if its name says so.
 
     Returns:
         The table with all of `COLUMNS`. Without a column `episode` the rows of an evaluation are
         numbered; without a column `status` every run is done.
 
     Raises:
-        ImportedError: The header is wrong, or a value is missing or makes no sense.
+        ImportedError: the header is wrong, or a value is missing or makes no sense.
     """
     if not file.is_file():
         raise ImportedError(f"no file '{file}'; expected a table in .csv or .parquet")
@@ -116,22 +116,22 @@ def read_tidy(file: Path) -> pd.DataFrame:
 
 
 def add_runs(table: pd.DataFrame, results: Path, name: str, origin: Origin) -> str:
-    """Writes imported runs into an experiment, which is made if there is none of the name.
+    """Write imported runs into an experiment, which is made if there is none of the name.
 
     Runs that were imported earlier under the same method and task are replaced.
 
     Args:
-        table: The episodes, with the columns `COLUMNS`.
-        results: Folder of the experiments.
-        name: The experiment's name.
-        origin: Where the runs come from.
+        table: the episodes, with the columns `COLUMNS`.
+        results: folder of the experiments.
+        name: the experiment's name.
+        origin: where the runs come from.
 
     Returns:
         What was done, for the user.
 
     Raises:
-        ImportedError: A name cannot be used.
-        ExperimentError: There is an experiment of that name that cannot be read.
+        ImportedError: a name cannot be used.
+        ExperimentError: there is an experiment of that name that cannot be read.
     """
     for text, pattern, what in (
         (name, EXPERIMENT, "experiment"),
@@ -160,7 +160,7 @@ def add_runs(table: pd.DataFrame, results: Path, name: str, origin: Origin) -> s
 
 
 def _check_header(columns: Sequence[str], file: Path) -> None:
-    """Raises `ImportedError` if a table cannot be one of evaluation episodes."""
+    """Raise `ImportedError` if a table cannot be one of evaluation episodes."""
     valid = f"expected {','.join(REQUIRED)} and, if known, "
     valid += ",".join(name for name in COLUMNS if name not in REQUIRED)
     unknown = [str(name) for name in columns if name not in COLUMNS]
@@ -172,7 +172,7 @@ def _check_header(columns: Sequence[str], file: Path) -> None:
 
 
 def _numbers(table: pd.DataFrame, name: str, file: Path) -> pd.Series:
-    """Reads a column of numbers, which may be empty where it is not required."""
+    """Read a column of numbers, which may be empty where it is not required."""
     texts = table[name].astype(str).str.strip()
     numbers = pd.to_numeric(table[name], errors="coerce")
     empty = texts.str.lower().isin(["", "nan", "none", "<na>"])
@@ -182,7 +182,7 @@ def _numbers(table: pd.DataFrame, name: str, file: Path) -> pd.Series:
 
 
 def _refuse(wrong: pd.Series, table: pd.DataFrame, name: str, file: Path, valid: str) -> None:
-    """Raises `ImportedError` at the first wrong row; the header of a CSV file is line 1."""
+    """Raise `ImportedError` at the first wrong row; the header of a CSV file is line 1."""
     if wrong.any():
         row = int(wrong.to_numpy().argmax())
         value = table[name].iloc[row]
@@ -200,14 +200,14 @@ def _expected(what: str) -> str:
 
 
 def _label(method: str) -> str:
-    """The label of an imported method, whose variant says that it was imported."""
+    """Return the label of an imported method, whose variant says that it was imported."""
     if is_imported(method):
         return method
     return f"{method}{',' if '@' in method else '@'}{IMPORTED}"
 
 
 def _experiment(table: pd.DataFrame, name: str) -> dict[str, Any]:
-    """Describes an experiment of imported runs by what they hold."""
+    """Describe an experiment of imported runs by what they hold."""
     steps = table["env_step"].drop_duplicates().sort_values()
     evaluations = table.groupby([*RUN, "env_step"]).size()
     protocol = {
@@ -223,7 +223,7 @@ def _experiment(table: pd.DataFrame, name: str) -> dict[str, Any]:
 
 
 def _write_run(folder: Path, rows: pd.DataFrame, origin: Origin) -> None:
-    """Writes one run directory, its run.json last."""
+    """Write one run directory, its run.json last."""
     first = rows.iloc[0]
     folder.mkdir(parents=True)
     judged = SUCCESS_COLUMNS if rows[list(SUCCESS_COLUMNS)].notna().any(axis=None) else ()

@@ -9,13 +9,13 @@ from analysis.data.logs import ExperimentError
 
 
 def kept_experiments(results: Path) -> list[Experiment]:
-    """Loads the experiments that belong to the repository.
+    """Load the experiments that belong to the repository.
 
     They are those that git tracks, because other experiments in the folder are scratch; where
     there is no git repository they are all.
 
     Raises:
-        ExperimentError: There is none, or one cannot be loaded.
+        ExperimentError: there is none, or one cannot be loaded.
     """
     files = {file.relative_to(results).as_posix() for file in results.glob("*/experiment.json")}
     tracked = _tracked(results)
@@ -26,7 +26,7 @@ def kept_experiments(results: Path) -> list[Experiment]:
 
 
 def _tracked(folder: Path) -> set[str] | None:
-    """Lists the files below a folder that git tracks, None without a repository."""
+    """List the files below a folder that git tracks, None without a repository."""
     command = ["git", "-C", str(folder), "ls-files"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)

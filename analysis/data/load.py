@@ -27,10 +27,10 @@ CELL_PATH = "<suite>/<task>/<algo>[@<variant>]/seed-<k>/"
 
 
 def load(path: Path) -> Experiment:
-    """Loads the experiment in folder `path`.
+    """Load the experiment in folder `path`.
 
     Raises:
-        ExperimentError: The folder is missing, is no experiment, holds no cell, or holds a file
+        ExperimentError: the folder is missing, is no experiment, holds no cell, or holds a file
             that breaks the format.
     """
     name, protocol = _read_experiment(path)
@@ -49,7 +49,7 @@ def load(path: Path) -> Experiment:
 
 
 def _read_experiment(path: Path) -> tuple[str, ProtocolRecord]:
-    """Reads experiment.json."""
+    """Read experiment.json."""
     if not path.is_dir():
         raise ExperimentError(f"no experiment folder '{path}'; {_experiments_in(path.parent)}")
     file = path / "experiment.json"
@@ -84,7 +84,7 @@ def _read_experiment(path: Path) -> tuple[str, ProtocolRecord]:
 
 
 def _experiments_in(folder: Path) -> str:
-    """Says which experiments a folder holds, for an error message."""
+    """Say which experiments a folder holds, for an error message."""
     names = sorted(file.parent.name for file in folder.glob("*/experiment.json"))
     if not names:
         return "expected a folder with an experiment.json, such as results/quick"
@@ -92,7 +92,7 @@ def _experiments_in(folder: Path) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object."""
+    """Read a JSON object."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -103,7 +103,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _find_cells(path: Path) -> list[tuple[str, str, int, Path]]:
-    """Lists the cells as (task, label, seed, folder)."""
+    """List the cells as (task, label, seed, folder)."""
     cells = []
     for folder in sorted(path.glob("*/*/*/seed-*")):
         suite, task, label, seed = folder.relative_to(path).parts
@@ -122,7 +122,7 @@ def _read_all(
     columns: list[str],
     further: Sequence[str] = (),
 ) -> tuple[pd.DataFrame, Counts]:
-    """Joins one CSV file of all cells, with the cell's task, label and seed in front.
+    """Join one CSV file of all cells, with the cell's task, label and seed in front.
 
     Returns:
         The joined table, and the number of its rows of each cell.
@@ -138,11 +138,11 @@ def _read_all(
 
 
 def _count_evaluations(steps: Array, counts: Counts) -> list[int]:
-    """Counts the evaluations of each cell.
+    """Count the evaluations of each cell.
 
     Args:
-        steps: The environment step of each episode, cell after cell.
-        counts: The number of episodes of each cell.
+        steps: the environment step of each episode, cell after cell.
+        counts: the number of episodes of each cell.
     """
     cells = np.repeat(np.arange(len(counts)), counts)
     # The episodes of an evaluation stand together, so the first of them is enough to count it.
@@ -153,7 +153,7 @@ def _count_evaluations(steps: Array, counts: Counts) -> list[int]:
 
 
 def _read_run(task: str, label: str, seed: int, folder: Path) -> dict[str, Any]:
-    """Reads run.json into a row of `Experiment.runs`."""
+    """Read run.json into a row of `Experiment.runs`."""
     row: dict[str, Any] = _empty_row(task, label, seed, folder)
     if not (folder / "run.json").exists():
         return row | {"status": "missing", "reason": "no run.json"}
@@ -178,7 +178,7 @@ def _read_run(task: str, label: str, seed: int, folder: Path) -> dict[str, Any]:
 
 
 def _empty_row(task: str, label: str, seed: int, folder: Path) -> dict[str, Any]:
-    """A row of `Experiment.runs` about which nothing is known yet."""
+    """Return a row of `Experiment.runs` about which nothing is known yet."""
     return {
         "task": task,
         "label": label,
@@ -197,7 +197,7 @@ def _empty_row(task: str, label: str, seed: int, folder: Path) -> dict[str, Any]
 
 
 def _missing_rows(path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows for the cells that a complete grid of tasks, methods and seeds would also hold."""
+    """Return rows for the cells that a complete grid of tasks, methods and seeds also holds."""
     present = {(row["task"], row["label"], row["seed"]) for row in rows}
     tasks, labels, seeds = (sorted({key[i] for key in present}) for i in range(3))
     reason = "no run; other cells of this experiment have this seed"
@@ -212,14 +212,14 @@ def _missing_rows(path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]
 
 
 def _describe(facts: Any) -> str:
-    """Writes the facts of a manifest on one line."""
+    """Write the facts of a manifest on one line."""
     if not isinstance(facts, dict):
         return str(facts or "")
     return ", ".join(f"{key} {value}" for key, value in facts.items() if value is not None)
 
 
 def _describe_code(code: Any) -> str:
-    """Writes the code version of a manifest: version, commit, and whether it was modified."""
+    """Write the code version of a manifest: version, commit, and whether it was modified."""
     if not isinstance(code, dict):
         return str(code or "")
     commit = f"commit {code['commit']}" if code.get("commit") else "no commit"

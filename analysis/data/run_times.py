@@ -7,7 +7,7 @@ from runners.cells.schema import PHASES
 
 
 def measure_run_times(experiment: Experiment) -> pd.DataFrame:
-    """Measures every run by its last line of timing.csv.
+    """Measure every run by its last line of timing.csv.
 
     Returns:
         One row per run: task, label, seed, the seconds per 1000 environment steps in each of

@@ -16,10 +16,10 @@ class Scores:
     """The normalised scores of all methods on one set of tasks, and their aggregates.
 
     Attributes:
-        tasks: The tasks aggregated.
-        left_out: Tasks without normalisation constants.
-        by_task: For each method label and each task with a finished run, the scores [runs].
-        estimates: For each label that has a finished run on all `tasks`, its aggregates.
+        tasks: the tasks aggregated.
+        left_out: tasks without normalisation constants.
+        by_task: for each method label and each task with a finished run, the scores [runs].
+        estimates: for each label that has a finished run on all `tasks`, its aggregates.
     """
 
     tasks: list[str]
@@ -28,24 +28,24 @@ class Scores:
     estimates: Mapping[str, Mapping[str, Estimate]]
 
     def seeds(self, *labels: str) -> str:
-        """The number of seeds per task of some methods, a range such as "2–4" if they differ."""
+        """Return the seeds per task of some methods, a range such as "2–4" if they differ."""
         counts = [len(self.by_task[label].get(task, ())) for label in labels for task in self.tasks]
         low, high = min(counts, default=0), max(counts, default=0)
         return f"{low}" if low == high else f"{low}–{high}"
 
     def single(self, label: str) -> bool:
-        """Whether the method has one seed on every task, so that there is no interval."""
+        """Return whether the method has one seed on every task, so that there is no interval."""
         return self.seeds(label) == "1"
 
     def lack(self, label: str) -> str:
-        """Why a method has no estimates."""
+        """Return why a method has no estimates."""
         if not self.tasks:
             return "no normalised task has a finished run"
         return f"finished on {len(self.by_task[label])} of {len(self.tasks)} tasks"
 
 
 def normalised_scores(experiment: Experiment) -> Scores:
-    """Normalises and aggregates the protocol's primary statistic of all finished runs."""
+    """Normalise and aggregate the protocol's primary statistic of all finished runs."""
     by_label = scores_by_task(experiment, experiment.protocol.reported[0])
     covered = set().union(*by_label.values())
     tasks = [task for task in experiment.tasks if task in covered]
@@ -59,11 +59,11 @@ def normalised_scores(experiment: Experiment) -> Scores:
 
 
 def scores_by_task(experiment: Experiment, statistic: str) -> dict[str, dict[str, Array]]:
-    """Normalises the runs that count, on the tasks that have constants for it.
+    """Normalise the runs that count, on the tasks that have constants for it.
 
     Args:
-        experiment: The runs.
-        statistic: A name in `RUN_STATISTICS`.
+        experiment: the runs.
+        statistic: a name in `RUN_STATISTICS`.
 
     Returns:
         For each label and each task, the scores [runs]; tasks on which no run of the label counts

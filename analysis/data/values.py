@@ -11,12 +11,12 @@ from analysis.statistics.types import Array
 
 
 def run_values(experiment: Experiment, statistic: str, measure: Measure = "return") -> pd.DataFrame:
-    """Evaluates a statistic of every run.
+    """Evaluate a statistic of every run.
 
     Args:
-        experiment: The runs.
-        statistic: A name in `RUN_STATISTICS`.
-        measure: What an evaluation measures, as in `Experiment.curves`.
+        experiment: the runs.
+        statistic: a name in `RUN_STATISTICS`.
+        measure: what an evaluation measures, as in `Experiment.curves`.
 
     Returns:
         One row per run: task, label, seed, value (in the task's reward units, or a success rate in
@@ -30,11 +30,11 @@ def run_values(experiment: Experiment, statistic: str, measure: Measure = "retur
 
 
 def areas(experiment: Experiment, measure: Measure = "return") -> pd.DataFrame:
-    """Evaluates `area_under_curve` of every run.
+    """Evaluate `area_under_curve` of every run.
 
     Args:
-        experiment: The runs.
-        measure: What an evaluation measures, as in `Experiment.curves`.
+        experiment: the runs.
+        measure: what an evaluation measures, as in `Experiment.curves`.
 
     Returns:
         One row per run, as of `run_values`.
@@ -47,12 +47,12 @@ def areas(experiment: Experiment, measure: Measure = "return") -> pd.DataFrame:
 def steps_to_thresholds(
     experiment: Experiment, thresholds: Mapping[str, float], measure: Measure = "return"
 ) -> pd.DataFrame:
-    """Evaluates `steps_to` of every run on the tasks with a threshold.
+    """Evaluate `steps_to` of every run on the tasks with a threshold.
 
     Args:
-        experiment: The runs.
-        thresholds: For each task the result to reach, in the unit of the measure.
-        measure: What an evaluation measures, as in `Experiment.curves`.
+        experiment: the runs.
+        thresholds: for each task the result to reach, in the unit of the measure.
+        measure: what an evaluation measures, as in `Experiment.curves`.
 
     Returns:
         One row per run, as of `run_values`, the value in environment steps. A run that does not
@@ -67,15 +67,15 @@ def steps_to_thresholds(
 
 
 def paired(values: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
-    """Sets the runs of two methods side by side that share task and seed.
+    """Set the runs of two methods side by side that share task and seed.
 
     A seed index gives the same evaluation episodes to every method, so what is lucky for one is
     lucky for both, and their differences vary less than their values.
 
     Args:
-        values: One row per run, as of `run_values`.
-        first: Label of one method.
-        second: Label of the other.
+        values: one row per run, as of `run_values`.
+        first: label of one method.
+        second: label of the other.
 
     Returns:
         One row per task and seed on which both count: task, seed, first and second, sorted.
@@ -93,7 +93,7 @@ def _evaluate(
     fewest: int = 1,
     tasks: Collection[str] | None = None,
 ) -> pd.DataFrame:
-    """Evaluates a function of the task, the steps and the results of every run.
+    """Evaluate a function of the task, the steps and the results of every run.
 
     A run with fewer than `fewest` evaluations gets a mark. Runs on other tasks than `tasks`, if
     given, are left out.

@@ -19,7 +19,7 @@ from analysis.statistics.run_statistics import RUN_STATISTICS
 
 
 def notes(experiment: Experiment, scores: Scores) -> list[str]:
-    """Says what the aggregates are made of."""
+    """Say what the aggregates are made of."""
     statistic = RUN_STATISTICS[experiment.protocol.reported[0]].text
     sources = dict.fromkeys(known.source for task in scores.tasks if (known := scale(task)))
     lines = [
@@ -38,7 +38,7 @@ def notes(experiment: Experiment, scores: Scores) -> list[str]:
 
 
 def table(experiment: Experiment, scores: Scores) -> Table:
-    """Returns the table of the aggregates, one row for each."""
+    """Return the table of the aggregates, one row for each."""
     cells = {
         (aggregate, name): _cell(scores, label, aggregate)
         for aggregate in AGGREGATES
@@ -65,7 +65,7 @@ def _cell(scores: Scores, label: str, aggregate: str) -> Cell:
 
 
 def draw(experiment: Experiment, scores: Scores, stem: Path) -> None:
-    """Writes one panel of intervals per aggregate to `stem`.svg and `stem`.png."""
+    """Write one panel of intervals per aggregate to `stem`.svg and `stem`.png."""
     with style.figure_style():
         labels = experiment.labels
         figure = Figure(figsize=(10.5, 0.9 + 0.36 * len(labels)), layout="constrained")
@@ -84,7 +84,7 @@ def draw(experiment: Experiment, scores: Scores, stem: Path) -> None:
 
 
 def _draw_aggregate(axis: Axes, scores: Scores, labels: list[str], aggregate: str) -> None:
-    """Draws a bar from low to high and a line at the point estimate for each method."""
+    """Draw a bar from low to high and a line at the point estimate for each method."""
     for position, label in enumerate(labels):
         if label not in scores.estimates:
             axis.text(

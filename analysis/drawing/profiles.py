@@ -28,13 +28,13 @@ FOOTER = (
 
 
 def methods(scores: Scores) -> list[str]:
-    """Returns the labels with finished runs on all tasks, the highest interquartile mean first."""
+    """Return the labels with finished runs on all tasks, the highest interquartile mean first."""
     known = scores.estimates
     return sorted(known, key=lambda label: known[label]["IQM"].point, reverse=True)
 
 
 def improvements(scores: Scores) -> dict[str, Estimate]:
-    """Estimates how likely the first of `methods` beats each of the others."""
+    """Estimate how likely the first of `methods` beats each of the others."""
     first, *others = methods(scores)
     return {
         other: probability_of_improvement_estimate(_runs(scores, first), _runs(scores, other))
@@ -43,12 +43,12 @@ def improvements(scores: Scores) -> dict[str, Estimate]:
 
 
 def draw(experiment: Experiment, scores: Scores, stem: Path) -> None:
-    """Writes the profiles and the probabilities to `stem`.svg and `stem`.png.
+    """Write the profiles and the probabilities to `stem`.svg and `stem`.png.
 
     Args:
-        experiment: The runs.
-        scores: Their normalised scores; at least two methods must have finished on all its tasks.
-        stem: Path of the two files without their ending.
+        experiment: the runs.
+        scores: their normalised scores; at least two methods must have finished on all its tasks.
+        stem: path of the two files without their ending.
     """
     labels = methods(scores)
     with style.figure_style():

@@ -17,7 +17,7 @@ TITLE = "Seconds per 1000 environment steps"
 
 
 def tables(experiment: Experiment) -> list[Table]:
-    """Returns the table of total times and one for each phase."""
+    """Return the table of total times and one for each phase."""
     times = measure_run_times(experiment)
     parts = {"total": TITLE, **{phase: f"{TITLE}, phase {phase}" for phase in PHASES}}
     return [
@@ -36,7 +36,7 @@ def tables(experiment: Experiment) -> list[Table]:
 
 
 def conditions(experiment: Experiment) -> str:
-    """Says where and how the runs were timed, and warns where they differ."""
+    """Say where and how the runs were timed, and warn where they differ."""
     facts = experiment.runs[["machine", "settings"]]
     known = facts[(facts != "").any(axis=1)].drop_duplicates()
     lines = [
@@ -48,7 +48,7 @@ def conditions(experiment: Experiment) -> str:
 
 
 def draw(experiment: Experiment, stem: Path) -> None:
-    """Writes stacked bars of the run time to `stem`.svg and `stem`.png, one panel per task."""
+    """Write stacked bars of the run time to `stem`.svg and `stem`.png, one panel per task."""
     times = measure_run_times(experiment)
     with style.figure_style():
         size = (3.7, 0.75 + 0.34 * len(experiment.labels))
@@ -102,7 +102,7 @@ def _draw_task(axis: Axes, experiment: Experiment, times: pd.DataFrame, task: st
 
 
 def bar_text(cell: Cell) -> str:
-    """The text beside a bar: seconds with three digits, and how many runs count."""
+    """Return the text beside a bar: seconds with three digits, and how many runs count."""
     if cell.value is None:
         return f"{DASH} ({', '.join(cell.marks)})"
     seconds = f"{cell.value:,.0f}" if cell.value >= 100 else f"{cell.value:#.3g}"

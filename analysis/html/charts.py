@@ -35,14 +35,14 @@ def learning_curves(
     curves: Mapping[Any, pd.DataFrame],
     methods: Sequence[Method],
 ) -> Element:
-    """Draws the learning curves of a task.
+    """Draw the learning curves of a task.
 
     Args:
-        experiment: The runs.
-        task: Task id.
-        measure: What the curves show, as in `Experiment.curves`.
-        curves: For each (task, label) the rows of `curves.plotted`.
-        methods: The methods.
+        experiment: the runs.
+        task: task id.
+        measure: what the curves show, as in `Experiment.curves`.
+        curves: for each (task, label) the rows of `curves.plotted`.
+        methods: the methods.
     """
     drawn = {
         method: curves[task, method.label] for method in methods if (task, method.label) in curves
@@ -73,12 +73,12 @@ def learning_curves(
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean, std and number of seeds at each evaluation, of one method on one task."""
+    """Return mean, std and number of seeds at each evaluation, of one method on one task."""
     return rows.groupby("env_step")["value"].agg(["mean", "std", "count"])
 
 
 def thinned(count: int, limit: int) -> list[int]:
-    """Chooses at most `limit` of `count` positions at equal distances, the last one among them."""
+    """Choose at most `limit` of `count` positions at equal distances, the last one among them."""
     stride = -(-count // limit) if count else 1
     return list(range(count - 1, -1, -stride))[::-1]
 
@@ -86,13 +86,13 @@ def thinned(count: int, limit: int) -> list[int]:
 def run_times(
     experiment: Experiment, task: str, times: pd.DataFrame, methods: Sequence[Method]
 ) -> Element:
-    """Draws the run time of each method on a task as bars of its phases.
+    """Draw the run time of each method on a task as bars of its phases.
 
     Args:
-        experiment: The runs.
-        task: Task id.
-        times: The frame of `measure_run_times`.
-        methods: The methods.
+        experiment: the runs.
+        task: task id.
+        times: the frame of `measure_run_times`.
+        methods: the methods.
     """
     times = times[times["task"] == task]
     longest = times.loc[times["mark"] == ""].groupby("label")["total"].mean().max()
@@ -114,13 +114,13 @@ def run_times(
 
 
 def aggregates(scores: Scores, table: Table, aggregate: str, methods: Sequence[Method]) -> Element:
-    """Draws the estimate and interval of one aggregate for each method.
+    """Draw the estimate and interval of one aggregate for each method.
 
     Args:
-        scores: The scores and their aggregates.
-        table: What `intervals.table` makes of them.
-        aggregate: A row of the table.
-        methods: The methods.
+        scores: the scores and their aggregates.
+        table: what `intervals.table` makes of them.
+        aggregate: a row of the table.
+        methods: the methods.
     """
     known = [estimates[aggregate] for estimates in scores.estimates.values()]
     scale = svg.row_scale(*_limits([(estimate.low, estimate.high) for estimate in known]))
@@ -141,7 +141,7 @@ def aggregates(scores: Scores, table: Table, aggregate: str, methods: Sequence[M
 
 
 def profiles(scores: Scores, methods: Sequence[Method]) -> Element:
-    """Draws the performance profiles of methods that are finished on all tasks."""
+    """Draw the performance profiles of methods that are finished on all tasks."""
     runs = {
         method: [scores.by_task[method.label][task] for task in scores.tasks] for method in methods
     }
@@ -174,7 +174,7 @@ def _method_curves(
     rows: pd.DataFrame,
     statuses: Mapping[tuple[str, int], str],
 ) -> Element:
-    """Draws band, single seeds, mean, markers and ends of one method's curves."""
+    """Draw band, single seeds, mean, markers and ends of one method's curves."""
     points = summary(rows)
     points = points.iloc[thinned(len(points), MAX_POINTS)]
     deviating = points.dropna()
@@ -199,7 +199,7 @@ def _method_curves(
 
 
 def _extent(rows: pd.DataFrame) -> tuple[float, float]:
-    """The lowest and the highest value of a method's curves and of their band, NaN if none."""
+    """Return the lowest and highest value of a method's curves and their band, NaN if none."""
     points = summary(rows)
     values = pd.concat(
         [rows["value"], points["mean"] - points["std"], points["mean"] + points["std"]]
@@ -208,7 +208,7 @@ def _extent(rows: pd.DataFrame) -> tuple[float, float]:
 
 
 def _limits(extents: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """The range of an axis that shows all extents, with some room; (0, 1) without any."""
+    """Return the range of an axis that shows all extents, with some room; (0, 1) without any."""
     finite = [extent for extent in extents if np.isfinite(extent).all()]
     if not finite:
         return 0.0, 1.0

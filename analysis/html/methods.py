@@ -12,9 +12,9 @@ class Method:
     """A method in the report.
 
     Attributes:
-        number: Its place among the methods, by which the filters of the page know it.
+        number: its place among the methods, by which the filters of the page know it.
         label: `<algo>[@<variant>]`.
-        name: What to print.
+        name: what to print.
     """
 
     number: int
@@ -33,15 +33,15 @@ class Method:
 
 
 def list_methods(experiment: Experiment) -> list[Method]:
-    """Lists the methods of an experiment in the order of its tables."""
+    """List the methods of an experiment in the order of its tables."""
     return [Method(i, *pair) for i, pair in enumerate(experiment.names.items())]
 
 
 def heads(corner: str, methods: Sequence[Method]) -> list[str]:
-    """Returns the headings of a table with a column for each method."""
+    """Return the headings of a table with a column for each method."""
     return [corner, *(method.name for method in methods)]
 
 
 def columns(methods: Sequence[Method]) -> list[dict[str, Any]]:
-    """The attributes of a row's heading and of its cells, by which a filter hides a column."""
+    """Return the attributes of a row's heading and cells, by which a filter hides a column."""
     return [{}, *({"data_method": method.number} for method in methods)]

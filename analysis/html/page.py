@@ -33,12 +33,12 @@ WCAG 2.2, criterion 1.4.11, asks for 3; thin lines on black need more to look th
 
 
 def page(experiment: Experiment, scores: Scores, documents: Mapping[str, Sequence[Table]]) -> str:
-    """Writes the page.
+    """Write the page.
 
     Args:
-        experiment: The runs.
-        scores: Their normalised scores.
-        documents: The tables of the report by topic, as `analysis.report` writes them: returns,
+        experiment: the runs.
+        scores: their normalised scores.
+        documents: the tables of the report by topic, as `analysis.report` writes them: returns,
             runtime, aggregate, and success where a task reports it.
 
     Returns:
@@ -79,7 +79,7 @@ def page(experiment: Experiment, scores: Scores, documents: Mapping[str, Sequenc
 
 
 def readable(color: str, theme: str) -> str:
-    """Mixes a colour with black or white until it stands out from the theme's background."""
+    """Mix a colour with black or white until it stands out from the theme's background."""
     background, least = THEMES[theme]
     toward = 1 if _luminance(background) < 0.5 else -1
     shades = (style.shade(color, toward * step / 20) for step in range(21))
@@ -87,13 +87,13 @@ def readable(color: str, theme: str) -> str:
 
 
 def contrast(first: str, second: str) -> float:
-    """The contrast of two colours by WCAG 2.2, from 1 to 21."""
+    """Return the contrast of two colours by WCAG 2.2, from 1 to 21."""
     low, high = sorted((_luminance(first), _luminance(second)))
     return (high + 0.05) / (low + 0.05)
 
 
 def _luminance(color: str) -> float:
-    """The relative luminance by WCAG 2.2, from 0 for black to 1 for white."""
+    """Return the relative luminance by WCAG 2.2, from 0 for black to 1 for white."""
     red, green, blue = (
         channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4
         for channel in to_rgb(color)
@@ -118,7 +118,7 @@ def _contents(titles: Iterable[str]) -> Element:
 
 
 def _filters(experiment: Experiment, methods: Sequence[Method]) -> list[Element]:
-    """Makes the filters, which stay hidden until the script works, and a line on what they show."""
+    """Make the filters, which stay hidden until the script works, and a line on what they show."""
     suites = {task: task.split("/")[0] for task in experiment.tasks}
     groups = {
         "suite": [checkbox("suite", suite, suite) for suite in dict.fromkeys(suites.values())],
@@ -149,13 +149,13 @@ def _filters(experiment: Experiment, methods: Sequence[Method]) -> list[Element]
 
 
 def _choice(text: str, group: str) -> Element:
-    """A button that ticks all boxes of a group, or none."""
+    """Return a button that ticks all boxes of a group, or none."""
     rest = element("span", f" {group}s", class_="unseen")
     return element("button", text, rest, type="button", data_group=group, data_choice=text.lower())
 
 
 def _colours(methods: Sequence[Method]) -> str:
-    """The colour of each method in both themes; dark only on a screen, as paper is white."""
+    """Return the colour of each method in both themes; dark only on a screen, as paper is white."""
     light, dark = (
         "\n".join(
             f".{method.class_} {{ --color: "
@@ -168,7 +168,7 @@ def _colours(methods: Sequence[Method]) -> str:
 
 
 def _policy(look: str, script: str) -> str:
-    """What the browser may load and run: only the page's own style and script."""
+    """Return what the browser may load and run: only the page's own style and script."""
     rules = [
         "default-src 'none'",
         f"style-src {_hash(look)}",

@@ -34,7 +34,7 @@ UNFILTERED = "Filters leave out methods here; the tasks behind these numbers sta
 
 
 def learning_curves(experiment: Experiment, methods: Sequence[Method]) -> list[Child]:
-    """Draws a chart for each task and measure; the numbers of all are folded below."""
+    """Draw a chart for each task and measure; the numbers of all are folded below."""
     figures: dict[str, list[Element]] = {task: [] for task in experiment.tasks}
     numbers: list[Element] = []
     longest = 0
@@ -72,7 +72,7 @@ def learning_curves(experiment: Experiment, methods: Sequence[Method]) -> list[C
 def results(
     experiment: Experiment, methods: Sequence[Method], tables: Sequence[Table]
 ) -> list[Child]:
-    """Writes tables of tasks by methods, each with a heading and its notes."""
+    """Write tables of tasks by methods, each with a heading and its notes."""
     parts: list[Child] = []
     for table in tables:
         rows = []
@@ -93,7 +93,7 @@ def results(
 def run_times(
     experiment: Experiment, methods: Sequence[Method], tables: Sequence[Table]
 ) -> list[Child]:
-    """Draws a chart of run times for each task; the tables of the phases are folded."""
+    """Draw a chart of run times for each task; the tables of the phases are folded."""
     times = measure_run_times(experiment)
     figures = {
         task: [element("figure", charts.run_times(experiment, task, times, methods))]
@@ -114,7 +114,7 @@ def run_times(
 def aggregates(
     experiment: Experiment, scores: Scores, methods: Sequence[Method], table: Table
 ) -> list[Child]:
-    """Draws a chart for each aggregate, and one table with a row for each method."""
+    """Draw a chart for each aggregate, and one table with a row for each method."""
     figures = [
         element(
             "section",
@@ -141,7 +141,7 @@ def aggregates(
 
 
 def profiles(experiment: Experiment, scores: Scores, methods: Sequence[Method]) -> list[Child]:
-    """Draws the performance profiles of all methods that are finished on all tasks."""
+    """Draw the performance profiles of all methods that are finished on all tasks."""
     drawn = [method for method in methods if method.label in scores.estimates]
     lacking = [
         f"{method.name} ({scores.lack(method.label)})" for method in methods if method not in drawn
@@ -164,13 +164,13 @@ def profiles(experiment: Experiment, scores: Scores, methods: Sequence[Method]) 
 
 
 def _drawn_measures(experiment: Experiment) -> list[Measure]:
-    """The measures to draw: success at any step, if a task reports it, and the return."""
+    """Return the measures to draw: success at any step, if a task reports it, and the return."""
     first = next(iter(SUCCESS_MEASURES))
     return [first, "return"] if experiment.success_tasks else ["return"]
 
 
 def _task_grid(experiment: Experiment, figures: Mapping[str, Sequence[Element]]) -> Element:
-    """Sets the figures of all tasks side by side."""
+    """Set the figures of all tasks side by side."""
     blocks = [
         element("section", element("h3", task), *figures[task], data_task=number)
         for number, task in enumerate(experiment.tasks)
@@ -201,7 +201,7 @@ def _curve_numbers(
     by_cell: Mapping[Any, pd.DataFrame],
     methods: Sequence[Method],
 ) -> Element:
-    """Writes the means of a chart's curves as a table."""
+    """Write the means of a chart's curves as a table."""
     frames = [
         charts.summary(by_cell[task, method.label]) if (task, method.label) in by_cell else None
         for method in methods
@@ -219,7 +219,7 @@ def _curve_numbers(
 
 
 def _point_text(frame: pd.DataFrame | None, step: float) -> str:
-    """The mean over seeds at one evaluation."""
+    """Return the mean over seeds at one evaluation."""
     if frame is None or step not in frame.index:
         return DASH
     mean, std, count = (frame[name][step] for name in ("mean", "std", "count"))
@@ -229,7 +229,7 @@ def _point_text(frame: pd.DataFrame | None, step: float) -> str:
 
 
 def _legend(entries: Sequence[tuple[Element, str, Method | None]]) -> Element:
-    """Lists samples, each with its text and the method that it belongs to."""
+    """List samples, each with its text and the method that it belongs to."""
     items = [
         element("li", sample, text, data_method=method.number if method else None)
         for sample, text, method in entries

@@ -33,13 +33,13 @@ MAX_MANIFESTS = 1000
 
 
 def notice(experiment: Experiment, **attributes: str) -> Element | None:
-    """What a reduced protocol must say; None for a full one."""
+    """Return what a reduced protocol must say; None for a full one."""
     text = experiment.protocol.notice
     return prose(sentence(text), class_="notice", **attributes) if text else None
 
 
 def overview(experiment: Experiment, methods: Sequence[Method]) -> list[Child]:
-    """Shows protocol, size, and how many runs of each cell are in which state."""
+    """Show protocol, size, and how many runs of each cell are in which state."""
     runs = experiment.runs
     facts = {
         "Cells": provenance.status_line(experiment),
@@ -69,7 +69,7 @@ def overview(experiment: Experiment, methods: Sequence[Method]) -> list[Child]:
 
 
 def unfinished(experiment: Experiment, methods: Sequence[Method]) -> list[Child]:
-    """Lists failed, diverged, unsupported, running and missing cells with their reasons."""
+    """List failed, diverged, unsupported, running and missing cells with their reasons."""
     found = provenance.unfinished(experiment)
     if not found:
         return [element("p", "All runs are done.")]
@@ -88,7 +88,7 @@ def unfinished(experiment: Experiment, methods: Sequence[Method]) -> list[Child]
 
 
 def claim_verdicts(findings: Sequence[Finding]) -> list[Child]:
-    """Writes what the runs say about the papers' claims; tests with a measurement are folded."""
+    """Write what the runs say about the papers' claims; tests with a measurement are folded."""
     rows = [
         row([finding.claim.name, finding.word, claim_texts.summary(finding)])
         for finding in findings
@@ -107,7 +107,7 @@ def claim_verdicts(findings: Sequence[Finding]) -> list[Child]:
 
 
 def manifests(experiment: Experiment, methods: Sequence[Method]) -> list[Child]:
-    """Writes the manifest of each run, folded, below its task."""
+    """Write the manifest of each run, folded, below its task."""
     runs = experiment.runs
     if len(runs) > MAX_MANIFESTS:
         text = f"{len(runs):,} runs are too many for this page; each has its `run.json`."
@@ -122,7 +122,7 @@ def manifests(experiment: Experiment, methods: Sequence[Method]) -> list[Child]:
 
 
 def reproduce(experiment: Experiment) -> list[Child]:
-    """Says where the runs come from, and by which commands they can be made again."""
+    """Say where the runs come from, and by which commands they can be made again."""
     origins = provenance.origins(experiment) or ["No cell has a readable manifest."]
     return [
         element("h3", "Where the runs come from"),
@@ -136,7 +136,7 @@ def reproduce(experiment: Experiment) -> list[Child]:
 
 
 def _tests(finding: Finding) -> Element:
-    """Writes the tests of a claim, folded, and the commands for the cells that it lacks."""
+    """Write the tests of a claim, folded, and the commands for the cells that it lacks."""
     claim = finding.claim
     rows = [row(claim_texts.describe_test(outcome)) for outcome in finding.outcomes]
     parts: list[Child] = [
@@ -151,7 +151,7 @@ def _tests(finding: Finding) -> Element:
 
 
 def _manifest(run: pd.Series, method: Method) -> Element:
-    """Writes one run with all facts of its run.json, or why there are none."""
+    """Write one run with all facts of its run.json, or why there are none."""
     try:
         facts = json.loads((run["path"] / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -165,12 +165,12 @@ def _manifest(run: pd.Series, method: Method) -> Element:
 
 
 def _fact(value: Any) -> str:
-    """Writes a value of a manifest; an object is a list of `name value`."""
+    """Write a value of a manifest; an object is a list of `name value`."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {_fact(part)}" for name, part in value.items())
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def sentence(text: str) -> str:
-    """Writes a note as a sentence."""
+    """Write a note as a sentence."""
     return f"{text[:1].upper()}{text[1:]}."

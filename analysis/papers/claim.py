@@ -24,8 +24,8 @@ class Side:
 
     Attributes:
         label: `<algo>[@<variant>]`, in any order of the variant's options.
-        value: A name in `RUN_STATISTICS`, or `SECONDS` per 1000 environment steps.
-        published: The number that the source prints for it, if one was read.
+        value: a name in `RUN_STATISTICS`, or `SECONDS` per 1000 environment steps.
+        published: the number that the source prints for it, if one was read.
     """
 
     label: str
@@ -38,14 +38,14 @@ class ClaimTest:
     """One test of a claim.
 
     Attributes:
-        task: Task id.
-        side: The runs that the test is about.
-        other: The runs that they are compared with; None for a `level`.
-        effect: The mean of the side (`level`), side minus other (`difference`), or side over other
+        task: task id.
+        side: the runs that the test is about.
+        other: the runs that they are compared with; None for a `level`.
+        effect: the mean of the side (`level`), side minus other (`difference`), or side over other
             (`ratio`, of geometric means).
-        above: The effect has to be above this, in the unit of the measure or as a ratio.
-        below: The effect has to be below this.
-        measure: What an evaluation measures.
+        above: the effect has to be above this, in the unit of the measure or as a ratio.
+        below: the effect has to be below this.
+        measure: what an evaluation measures.
     """
 
     task: str
@@ -67,13 +67,13 @@ class Claim:
     """Something that a paper, or this suite, says.
 
     Attributes:
-        name: Name on the command line.
-        text: The claim in one sentence.
-        source: Who says so and where, and what was read.
-        protocol: The protocol whose cells can decide it, over as many steps as the source has.
-        tests: The tests.
-        needed: How many of them must hold.
-        note: What a reader should know before taking a verdict for the paper's.
+        name: name on the command line.
+        text: the claim in one sentence.
+        source: who says so and where, and what was read.
+        protocol: the protocol whose cells can decide it, over as many steps as the source has.
+        tests: the tests.
+        needed: how many of them must hold.
+        note: what a reader should know before taking a verdict for the paper's.
     """
 
     name: str

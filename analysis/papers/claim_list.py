@@ -24,15 +24,15 @@ class UnknownClaim(ValueError):
 
 @cache
 def claims() -> tuple[Claim, ...]:
-    """Returns every claim, in the order in which they are shown."""
+    """Return every claim, in the order in which they are shown."""
     return (*_diffsr(), *_lvrep(), *_qvpo(), _dipo(), _polygrad(), *_own())
 
 
 def choose(names: Sequence[str]) -> list[Claim]:
-    """Returns the claims with these names; all of them without a name.
+    """Return the claims with these names; all of them without a name.
 
     Raises:
-        UnknownClaim: There is no claim of a name.
+        UnknownClaim: there is no claim of a name.
     """
     known = {claim.name: claim for claim in claims()}
     for name in names:
@@ -256,7 +256,7 @@ def _claim(
     needed: int | None = None,
     note: str = "",
 ) -> Claim:
-    """Makes a claim of which all tests must hold if `needed` does not say otherwise."""
+    """Make a claim of which all tests must hold if `needed` does not say otherwise."""
     return Claim(
         name=name,
         text=text,
@@ -271,7 +271,7 @@ def _claim(
 def _more(
     source: str, label: str, others: Sequence[str], tasks: Sequence[str], value: str
 ) -> list[ClaimTest]:
-    """Tests that a method returns more than each of some others on each of some tasks."""
+    """Test that a method returns more than each of some others on each of some tasks."""
 
     def side(task: str, name: str) -> Side:
         return Side(name, value, _number(source, task, published_method(name)))
@@ -284,7 +284,7 @@ def _more(
 
 
 def _successful(label: str, published: Sequence[Published]) -> list[ClaimTest]:
-    """Tests that a method succeeds in more than 90 % of the episodes of each published task."""
+    """Test that a method succeeds in more than 90 % of the episodes of each published task."""
     return [
         ClaimTest(
             task=number.task,
@@ -298,17 +298,17 @@ def _successful(label: str, published: Sequence[Published]) -> list[ClaimTest]:
 
 
 def _alike(task: str, side: Side, other: Side) -> ClaimTest:
-    """Tests that two methods return the same to within 10 %."""
+    """Test that two methods return the same to within 10 %."""
     return ClaimTest(task=task, side=side, other=other, effect="ratio", above=0.9, below=1.1)
 
 
 def _tasks(source: str) -> list[str]:
-    """The tasks of a table, in its order."""
+    """Return the tasks of a table, in its order."""
     return list(dict.fromkeys(number.task for number in numbers() if number.source == source))
 
 
 def _number(source: str, task: str, method: str, statistic: str | None = None) -> Published | None:
-    """The first number that a source prints for a method on a task; None if there is none."""
+    """Return the first number that a source prints for a method on a task, None if none."""
     found = (
         number
         for number in numbers()

@@ -36,8 +36,8 @@ class Sample:
     """The runs of one side in one experiment.
 
     Attributes:
-        experiment: Where they are.
-        values: The value of each run that counts, indexed by seed.
+        experiment: where they are.
+        values: the value of each run that counts, indexed by seed.
     """
 
     experiment: Experiment
@@ -49,13 +49,13 @@ class Outcome:
     """What the runs say about one test.
 
     Attributes:
-        test: The test.
+        test: the test.
         word: `SUPPORTED`, `REFUTED` or `OPEN`.
-        reasons: Why it is open.
-        estimate: The effect with its 95 % interval, None without runs.
-        samples: The runs of each side that gave the estimate; empty without it.
-        missing: The labels of the sides without enough runs that can decide.
-        more: How many more seeds of each side would decide; None where that is not known.
+        reasons: why it is open.
+        estimate: the effect with its 95 % interval, None without runs.
+        samples: the runs of each side that gave the estimate; empty without it.
+        missing: the labels of the sides without enough runs that can decide.
+        more: how many more seeds of each side would decide; None where that is not known.
     """
 
     test: ClaimTest
@@ -72,8 +72,8 @@ class Finding:
     """What the runs say about a claim.
 
     Attributes:
-        claim: The claim.
-        outcomes: One for each of its tests.
+        claim: the claim.
+        outcomes: one for each of its tests.
         word: `SUPPORTED`, `REFUTED` or `OPEN`.
     """
 
@@ -82,7 +82,7 @@ class Finding:
     word: str
 
     def count(self, word: str) -> int:
-        """Counts the tests with this outcome."""
+        """Count the tests with this outcome."""
         return sum(outcome.word == word for outcome in self.outcomes)
 
     @property
@@ -98,7 +98,7 @@ class Finding:
 
 
 def decide(chosen: Iterable[Claim], experiments: Sequence[Experiment]) -> list[Finding]:
-    """Decides claims by the runs of some experiments."""
+    """Decide claims by the runs of some experiments."""
     evidence = Evidence(experiments)
     findings = []
     for claim in chosen:
@@ -121,7 +121,7 @@ class Evidence:
         self._tables = cache(self._tabulate)
 
     def samples(self, task: str, side: Side, measure: Measure) -> list[Sample]:
-        """Returns the runs of a side that count, one sample for each experiment that has some."""
+        """Return the runs of a side that count, one sample for each experiment that has some."""
         tables = (self._tables(i, side.value, measure) for i in range(len(self._experiments)))
         return [
             Sample(experiment, table[task, _method(side.label)])
@@ -146,12 +146,12 @@ class Evidence:
 
 
 def measure_effect(test: ClaimTest, values: Sequence[Array], *, paired: bool) -> Estimate | None:
-    """Estimates the effect that a test is about, with its 95 % interval.
+    """Estimate the effect that a test is about, with its 95 % interval.
 
     Args:
-        test: The test.
-        values: For each side the value of each run [runs].
-        paired: Whether the runs at one place share environment and seed.
+        test: the test.
+        values: for each side the value of each run [runs].
+        paired: whether the runs at one place share environment and seed.
 
     Returns:
         The effect in the unit of the test; None if a ratio has no logarithm.
@@ -164,7 +164,7 @@ def measure_effect(test: ClaimTest, values: Sequence[Array], *, paired: bool) ->
 
 
 def _decide_test(test: ClaimTest, claim: Claim, evidence: Evidence) -> Outcome:
-    """Decides one test of a claim by the runs that suit it best."""
+    """Decide one test of a claim by the runs that suit it best."""
     found = [evidence.samples(test.task, side, test.measure) for side in test.sides]
     choices = [pair for pair in product(*found) if _follow_one_rule(pair, test)]
     if not choices:
@@ -190,7 +190,7 @@ def _decide_test(test: ClaimTest, claim: Claim, evidence: Evidence) -> Outcome:
 
 
 def _conclude(outcome: Outcome, values: Sequence[Array], *, paired: bool) -> Outcome:
-    """Decides a test that nothing speaks against, or says how many more seeds would."""
+    """Decide a test that nothing speaks against, or say how many more seeds would."""
     test, estimate = outcome.test, outcome.estimate
     assert estimate is not None
     fewest = min(len(sample) for sample in values)
@@ -211,7 +211,7 @@ def _conclude(outcome: Outcome, values: Sequence[Array], *, paired: bool) -> Out
 def _seeds_needed(
     test: ClaimTest, values: Sequence[Array], estimate: Estimate, *, paired: bool
 ) -> int | None:
-    """How many more seeds of each side would decide a test; None if that is not known."""
+    """Return how many more seeds of each side would decide a test; None if that is not known."""
     x, y = values if test.other else (values[0], np.zeros_like(values[0]))
     compared = logarithms(x, y) if test.effect == "ratio" else (x, y)
     assert compared is not None
@@ -231,13 +231,13 @@ def _seeds_needed(
 
 
 def _method(label: str) -> Method:
-    """Splits a label into its algorithm, marked as such, and its options."""
+    """Split a label into its algorithm, marked as such, and its options."""
     algo, _, variant = label.partition("@")
     return frozenset([f"{algo}@", *variant.split(",")])
 
 
 def _follow_one_rule(samples: Sequence[Sample], test: ClaimTest) -> bool:
-    """Whether runs may be compared: of one budget, and run times within one experiment."""
+    """Return whether runs may be compared: of one budget, and run times within one experiment."""
     first, *others = (sample.experiment for sample in samples)
     if test.side.value == SECONDS:
         return all(other is first for other in others)
@@ -249,14 +249,14 @@ def _budget(protocol: ProtocolRecord) -> tuple[int, int, int, bool]:
 
 
 def _rank(samples: Sequence[Sample], test: ClaimTest, claim: Claim) -> tuple[bool, bool, int]:
-    """Sorts what can decide last, then runs of one experiment, then many seeds."""
+    """Sort what can decide last, then runs of one experiment, then many seeds."""
     one = all(sample.experiment is samples[0].experiment for sample in samples)
     seeds = min(len(sample.values) for sample in samples)
     return not _objections(samples, test, claim), one, seeds
 
 
 def _objections(samples: Sequence[Sample], test: ClaimTest, claim: Claim) -> list[str]:
-    """Why these runs cannot decide a test."""
+    """Return why these runs cannot decide a test."""
     reasons = [reason for sample in samples for reason in _unsuitable(sample.experiment, claim)]
     if test.side.value == SECONDS:
         timed = _finished(samples[0].experiment, test.task, test.sides)
@@ -268,13 +268,13 @@ def _objections(samples: Sequence[Sample], test: ClaimTest, claim: Claim) -> lis
 
 
 def _differ_in_precision(test: ClaimTest) -> bool:
-    """Whether a test is about the option `precision`."""
+    """Return whether a test is about the option `precision`."""
     chosen = [{word for word in _method(side.label) if "precision=" in word} for side in test.sides]
     return any(options != chosen[0] for options in chosen)
 
 
 def _ran_differently(samples: Sequence[Sample], test: ClaimTest) -> bool:
-    """Whether no run of one sample shares its settings with one of another."""
+    """Return whether no run of one sample shares its settings with one of another."""
     settings = [
         set(_finished(sample.experiment, test.task, [side])["settings"])
         for sample, side in zip(samples, test.sides, strict=False)
@@ -283,7 +283,7 @@ def _ran_differently(samples: Sequence[Sample], test: ClaimTest) -> bool:
 
 
 def _finished(experiment: Experiment, task: str, sides: Sequence[Side]) -> pd.DataFrame:
-    """The finished runs of some methods on a task."""
+    """Return the finished runs of some methods on a task."""
     runs = experiment.runs
     methods = [_method(side.label) for side in sides]
     done = runs[(runs["task"] == task) & (runs["status"] == "done")]
@@ -291,7 +291,7 @@ def _finished(experiment: Experiment, task: str, sides: Sequence[Side]) -> pd.Da
 
 
 def _unsuitable(experiment: Experiment, claim: Claim) -> list[str]:
-    """Why the runs of an experiment cannot decide a claim."""
+    """Return why the runs of an experiment cannot decide a claim."""
     protocol = experiment.protocol
     reasons = [f"{REDUCED} (experiment {experiment.name})"] if protocol.reduced else []
     if protocol.steps != claim.protocol.steps:
@@ -300,7 +300,7 @@ def _unsuitable(experiment: Experiment, claim: Claim) -> list[str]:
 
 
 def _paired(samples: Sequence[Sample]) -> bool:
-    """Whether the sides have the same seeds in the same experiment."""
+    """Return whether the sides have the same seeds in the same experiment."""
     first, *others = samples
     return all(
         other.experiment is first.experiment and set(other.values.index) == set(first.values.index)

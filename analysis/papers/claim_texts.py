@@ -16,12 +16,12 @@ FEW_TASKS = 3
 
 
 def said(claim: Claim) -> str:
-    """The claim, who makes it, and what to know about it."""
+    """Return the claim, who makes it, and what to know about it."""
     return " ".join([claim.text, f"Source: {claim.source}.", claim.note]).rstrip()
 
 
 def summary(finding: Finding) -> str:
-    """Counts the tests of a claim, and says what the open ones wait for, on one line."""
+    """Count the tests of a claim, and say what the open ones wait for, on one line."""
     total, needed = len(finding.outcomes), finding.claim.needed
     asked = "" if needed == total else f" ({needed} needed)"
     texts = [f"{finding.count(SUPPORTED)} of {total} hold{asked}, {finding.count(REFUTED)} fail"]
@@ -42,14 +42,14 @@ def summary(finding: Finding) -> str:
 
 
 def describe_test(outcome: Outcome) -> tuple[str, str, str, str, str]:
-    """Describes a test in the words of `TEST_COLUMNS`."""
+    """Describe a test in the words of `TEST_COLUMNS`."""
     test = outcome.test
     reasons = f": {', '.join(outcome.reasons)}" if outcome.reasons else ""
     return test.task, _asked(test), _measured(outcome), _published(test), f"{outcome.word}{reasons}"
 
 
 def sweep_commands(finding: Finding) -> list[str]:
-    """Gives the commands that run the cells that a claim lacks."""
+    """Give the commands that run the cells that a claim lacks."""
     claim = finding.claim
     together: dict[tuple[str, ...], list[str]] = {}
     for label, tasks in finding.missing.items():
@@ -69,7 +69,7 @@ def sweep_commands(finding: Finding) -> list[str]:
 
 
 def _asked(test: ClaimTest) -> str:
-    """What a test asks, such as `diffsr − lvrep > 0.0 (last4)`."""
+    """Return what a test asks, such as `diffsr − lvrep > 0.0 (last4)`."""
     values = {side.value for side in test.sides}
     names = [x.label if len(values) == 1 else f"{x.value} of {x.label}" for x in test.sides]
     subject = {"level": "", "difference": " − ", "ratio": " / "}[test.effect].join(names)
@@ -80,7 +80,7 @@ def _asked(test: ClaimTest) -> str:
 
 
 def _measured(outcome: Outcome) -> str:
-    """The effect with its interval, the seeds of each method, and the experiments."""
+    """Return the effect with its interval, the seeds of each method, and the experiments."""
     estimate, test = outcome.estimate, outcome.test
     if estimate is None:
         return DASH
@@ -93,7 +93,7 @@ def _measured(outcome: Outcome) -> str:
 
 
 def _published(test: ClaimTest) -> str:
-    """The effect that the source prints, and the environment if it is another one."""
+    """Return the effect that the source prints, and the environment if it is another one."""
     numbers = [side.published for side in test.sides if side.published]
     means = [number.mean for number in numbers if number.mean is not None]
     if len(means) < len(test.sides):
@@ -107,7 +107,7 @@ def _published(test: ClaimTest) -> str:
 
 
 def _effect(test: ClaimTest, point: float, means: Sequence[float]) -> str:
-    """Writes an effect; a difference also as a share of what it is to, if that is positive."""
+    """Write an effect; a difference also as a share of what it is to, if that is positive."""
     if test.effect != "difference":
         return _amount(test, point)
     share = f" ({100 * point / means[1]:+,.0f} %)" if means[1] > 0 else ""
@@ -115,7 +115,7 @@ def _effect(test: ClaimTest, point: float, means: Sequence[float]) -> str:
 
 
 def _amount(test: ClaimTest, value: float) -> str:
-    """Writes a number in the unit of a test."""
+    """Write a number in the unit of a test."""
     if test.effect == "ratio":
         return f"{value:,.2f}×"
     return f"{value:,.1f}" if test.measure == "return" else f"{100 * value:.0f} %"

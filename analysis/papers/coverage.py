@@ -23,12 +23,12 @@ class Coverage:
     """The runs that a target can be drawn from.
 
     Attributes:
-        target: What needs them.
-        experiment: The needed cells as one experiment, with a row for each. The status of those
+        target: what needs them.
+        experiment: the needed cells as one experiment, with a row for each. The status of those
             without a full run is that of the best run there is: `failed`, `diverged`, `running`,
             `SHORTER`, or `missing` if there is none.
-        shorter: The experiment that the shorter runs of each (task, label) come from.
-        destination: Folder of the experiment that the missing cells should run in.
+        shorter: the experiment that the shorter runs of each (task, label) come from.
+        destination: folder of the experiment that the missing cells should run in.
     """
 
     target: Target
@@ -44,7 +44,7 @@ class Coverage:
 
     @property
     def status(self) -> str:
-        """Says how many of the cells there are, for a figure."""
+        """How many of the cells there are, for a figure."""
         runs = self.experiment.runs["status"]
         text = f"{(runs == 'done').sum()} of {len(runs)} cells have a finished run"
         others = runs[runs != "done"].value_counts().sort_index()
@@ -60,7 +60,7 @@ class Coverage:
         )
 
     def commands(self) -> list[list[str]]:
-        """Gives what follows `python` to run exactly the missing cells."""
+        """Give what follows `python` to run exactly the missing cells."""
         target = self.target
         seeds: dict[tuple[str, str], tuple[int, ...]] = {}
         for task, label, seed in self.missing:
@@ -85,7 +85,7 @@ class Coverage:
         ]
 
     def tool_commands(self) -> list[list[str]]:
-        """Gives what follows `python` to make the files that finished runs lack."""
+        """Give what follows `python` to make the files that finished runs lack."""
         if not self.target.tool:
             return []
         runs = self.experiment.runs
@@ -98,16 +98,16 @@ class Coverage:
 
 
 def cover(target: Target, experiments: Sequence[Experiment], destination: Path) -> Coverage:
-    """Finds the runs of a target.
+    """Find the runs of a target.
 
     A cell's run comes from the first experiment that has finished it by the target's protocol over
     all its steps. If there is none for any seed of a task and label, finished runs of the protocol
     over fewer steps stand in, from the experiment with the longest ones.
 
     Args:
-        target: What needs the runs.
-        experiments: Where to look; those of other protocols are passed over.
-        destination: Folder of the experiment that the missing cells should run in.
+        target: what needs the runs.
+        experiments: where to look; those of other protocols are passed over.
+        destination: folder of the experiment that the missing cells should run in.
     """
     same = [e for e in experiments if e.protocol.name == target.protocol.name]
     full = [e for e in same if e.protocol.steps == target.steps]
@@ -157,7 +157,7 @@ def _rows(experiment: Experiment) -> dict[Key, dict[str, Any]]:
 
 
 def _joined(target: Target, chosen: Mapping[Key, tuple[Experiment, dict[str, Any]]]) -> Experiment:
-    """Joins the chosen runs to one experiment with a row for each cell of the target."""
+    """Join the chosen runs to one experiment with a row for each cell of the target."""
     runs = []
     for task, label, seed in target.cells():
         if (task, label, seed) in chosen:
@@ -198,7 +198,7 @@ def _missing(task: str, label: str, seed: int) -> dict[str, Any]:
 
 
 def _of(table: pd.DataFrame, keys: Sequence[Key]) -> pd.DataFrame:
-    """The lines of some cells."""
+    """Return the lines of some cells."""
     return table.merge(pd.DataFrame(keys, columns=KEYS), on=KEYS)
 
 
@@ -211,7 +211,7 @@ def _stacked(tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataF
 
 
 def unused(target: Target, experiments: Sequence[Experiment]) -> Iterator[str]:
-    """Says which experiments a target passes over, and why."""
+    """Say which experiments a target passes over, and why."""
     for experiment in experiments:
         if experiment.protocol.name != target.protocol.name:
             yield f"{experiment.name} (protocol {experiment.protocol.name})"

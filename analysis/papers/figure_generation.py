@@ -23,10 +23,10 @@ HOLE = 0.7
 
 
 def draw(coverage: Coverage, stem: Path) -> None:
-    """Writes the sheet to `stem`.svg, .pdf and .png, one row per cell.
+    """Write the sheet to `stem`.svg, .pdf and .png, one row per cell.
 
     Raises:
-        ExperimentError: An image cannot be read.
+        ExperimentError: an image cannot be read.
     """
     target = coverage.target
     images: list[Image | None] = []

@@ -20,23 +20,23 @@ class Target:
     """A table or figure of a paper.
 
     Attributes:
-        name: What it is called on the command line.
-        title: What it shows.
-        paper: Where it was published.
-        kind: How it is drawn.
-        protocol: The rules of the runs.
-        tasks: Task ids.
-        labels: Method labels, `<algo>[@<variant>]`; each runs on each task.
-        seeds: Number of seeds.
-        statistics: What the value of a run is, names in `RUN_STATISTICS`; the one that the
+        name: what it is called on the command line.
+        title: what it shows.
+        paper: where it was published.
+        kind: how it is drawn.
+        protocol: the rules of the runs.
+        tasks: task ids.
+        labels: method labels, `<algo>[@<variant>]`; each runs on each task.
+        seeds: number of seeds.
+        statistics: what the value of a run is, names in `RUN_STATISTICS`; the one that the
             paper reports comes first.
-        measure: What an evaluation measures.
-        published: The source in published.csv, empty if none of its numbers are known.
-        methods: The methods of that source to show, by their names in published.csv; empty: all.
-        tool: Module that makes `file` in a run directory, where the figure needs more than the
+        measure: what an evaluation measures.
+        published: the source in published.csv, empty if none of its numbers are known.
+        methods: the methods of that source to show, by their names in published.csv; empty: all.
+        tool: module that makes `file` in a run directory, where the figure needs more than the
             files of the runs.
-        file: See `tool`.
-        note: What a reader has to know.
+        file: see `tool`.
+        note: what a reader has to know.
     """
 
     name: str
@@ -61,14 +61,14 @@ class Target:
         return self.protocol.steps
 
     def cells(self) -> Iterator[Key]:
-        """Goes through the cells that the target needs, tasks outermost."""
+        """Go through the cells that the target needs, tasks outermost."""
         for task in self.tasks:
             for label in self.labels:
                 for seed in range(self.seeds):
                     yield task, label, seed
 
     def needs(self) -> str:
-        """Says on one line what the target needs."""
+        """Say on one line what the target needs."""
         parts = [
             f"{len(values)} {noun}{'' if len(values) == 1 else 's'}"
             for noun, values in (("method", self.labels), ("task", self.tasks))
@@ -79,7 +79,7 @@ class Target:
 
 
 def published_method(label: str) -> str:
-    """Returns what published.csv calls a method label; a variant has no name there."""
+    """Return what published.csv calls a method label; a variant has no name there."""
     return PUBLISHED_AS.get(label, label)
 
 

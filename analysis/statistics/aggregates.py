@@ -20,9 +20,9 @@ class Aggregate:
     """A number that stands for the scores of many runs on many tasks.
 
     Attributes:
-        name: What tables and figures call it.
-        function: Computes it [...] from the scores, one array [..., runs] per task.
-        better: Whether a higher or a lower one is better.
+        name: what tables and figures call it.
+        function: computes it [...] from the scores, one array [..., runs] per task.
+        better: whether a higher or a lower one is better.
     """
 
     name: str
@@ -31,22 +31,22 @@ class Aggregate:
 
 
 def normalised(value: Array, random: float, reference: float) -> Array:
-    """Returns (value - random) / (reference - random): 0 for random play, 1 for the reference."""
+    """Return (value - random) / (reference - random): 0 for random play, 1 for the reference."""
     return (value - random) / (reference - random)
 
 
 def mean(scores: Sequence[Array]) -> Array:
-    """Mean over tasks of the mean over runs; one array [..., runs] per task, result [...]."""
+    """Return the mean over tasks of the mean over runs; [..., runs] per task gives [...]."""
     return _task_means(scores).mean(axis=-1)
 
 
 def median(scores: Sequence[Array]) -> Array:
-    """Median over tasks of the mean over runs; one array [..., runs] per task, result [...]."""
+    """Return the median over tasks of the mean over runs; [..., runs] per task gives [...]."""
     return np.median(_task_means(scores), axis=-1)
 
 
 def iqm(scores: Sequence[Array]) -> Array:
-    """Interquartile mean: the mean of the middle half of all runs of all tasks together.
+    """Return the interquartile mean: the mean of the middle half of all runs of all tasks together.
 
     As in rliable, floor(N/4) of the N pooled runs are cut at each end, so a task with more runs
     weighs more. One array [..., runs] per task, result [...].
@@ -58,7 +58,7 @@ def iqm(scores: Sequence[Array]) -> Array:
 
 
 def optimality_gap(scores: Sequence[Array]) -> Array:
-    """How far the pooled runs fall short of a score of 1, on average; lower is better.
+    """Return how far the pooled runs fall short of a score of 1, on average; lower is better.
 
     Scores above 1 count as 1. One array [..., runs] per task, result [...].
     """
@@ -77,11 +77,11 @@ AGGREGATES: Mapping[str, Aggregate] = {
 
 
 def performance_profile(scores: Sequence[Array], thresholds: Array) -> Array:
-    """The fraction of runs that score above each threshold, averaged over tasks.
+    """Return the fraction of runs that score above each threshold, averaged over tasks.
 
     Args:
-        scores: Normalised scores, one array [runs] per task, none of them empty.
-        thresholds: Scores [thresholds].
+        scores: normalised scores, one array [runs] per task, none of them empty.
+        thresholds: scores [thresholds].
 
     Returns:
         Fractions in [0, 1], [thresholds].
@@ -90,30 +90,32 @@ def performance_profile(scores: Sequence[Array], thresholds: Array) -> Array:
 
 
 def probability_of_improvement(x: Sequence[Array], y: Sequence[Array]) -> float:
-    """The probability that a run of X beats a run of Y on the same task, averaged over tasks.
+    """Return how likely a run of X beats a run of Y on the same task, averaged over tasks.
 
     A tie counts half, as in the Mann-Whitney statistic.
 
     Args:
-        x: Scores of X, one array [runs of X] per task.
-        y: Scores of Y on the same tasks in the same order, one array [runs of Y] per task.
+        x: scores of X, one array [runs of X] per task.
+        y: scores of Y on the same tasks in the same order, one array [runs of Y] per task.
 
     Raises:
-        ValueError: The numbers of tasks differ, there is no task, or a task has no run.
+        ValueError: the numbers of tasks differ, there is no task, or a task has no run.
     """
     return float(np.mean([wins.mean() for wins in pairwise_wins(x, y)]))
 
 
 def exceedances(scores: Sequence[Array], thresholds: Array) -> list[Array]:
-    """Whether each run scores above each threshold: 0 or 1, [runs, thresholds] per task."""
+    """Return whether each run scores above each threshold: 0 or 1, [runs, thresholds] per task."""
     return [(runs[:, None] > thresholds).astype(float) for runs in scores]
 
 
 def pairwise_wins(x: Sequence[Array], y: Sequence[Array]) -> list[Array]:
-    """Whether each run of X beats each of Y: 0, 0.5 (a tie) or 1, [runs of X, runs of Y] per task.
+    """Return whether each run of X beats each of Y: 0, 0.5 (a tie) or 1.
+
+    One array [runs of X, runs of Y] per task.
 
     Raises:
-        ValueError: The numbers of tasks differ, there is no task, or a task has no run.
+        ValueError: the numbers of tasks differ, there is no task, or a task has no run.
     """
     if len(x) != len(y):
         raise ValueError(f"both methods need the same tasks; found {len(x)} and {len(y)}")
@@ -129,5 +131,5 @@ def check_tasks(scores: Sequence[Array]) -> None:
 
 
 def _task_means(scores: Sequence[Array]) -> Array:
-    """Stacks the mean over runs of each task: [..., tasks]."""
+    """Stack the mean over runs of each task: [..., tasks]."""
     return np.stack([runs.mean(axis=-1) for runs in scores], axis=-1)

@@ -11,24 +11,24 @@ EXACT_PAIRS = 16
 
 
 def difference(x: Array, y: Array, *, paired: bool = False, confidence: float = 0.95) -> Estimate:
-    """Estimates mean(x) - mean(y) with Student's interval, or with Welch's for unpaired runs.
+    """Estimate mean(x) - mean(y) with Student's interval, or with Welch's for unpaired runs.
 
     Not a bootstrap: of five normal runs each, its 95 % percentile interval holds the true
     difference 85 to 87 times in 100, of three 75 to 79 times, and Student's and Welch's at least 95
     times, also of runs that either fail or succeed.
 
     Args:
-        x: Values of one method [runs].
-        y: Values of another [runs].
-        paired: Whether x[i] and y[i] share environment and seed, so that their common luck cancels.
-        confidence: Coverage of the interval, in (0, 1).
+        x: values of one method [runs].
+        y: values of another [runs].
+        paired: whether x[i] and y[i] share environment and seed, so that their common luck cancels.
+        confidence: coverage of the interval, in (0, 1).
 
     Returns:
         The difference; its interval is infinite if the spread cannot be known, for want of a second
         run (or pair).
 
     Raises:
-        ValueError: A side has no run, or the numbers of paired runs differ.
+        ValueError: a side has no run, or the numbers of paired runs differ.
     """
     point, error, freedom = _standard_error(x, y, paired=paired)
     if not freedom:
@@ -38,12 +38,12 @@ def difference(x: Array, y: Array, *, paired: bool = False, confidence: float = 
 
 
 def ratio(x: Array, y: Array, *, paired: bool) -> Estimate | None:
-    """Estimates the ratio of two geometric means, with the interval of the logarithms' difference.
+    """Estimate the ratio of two geometric means, with the interval of the logarithms' difference.
 
     Args:
-        x: Values of one method [runs].
-        y: Values of another [runs].
-        paired: As in `difference`.
+        x: values of one method [runs].
+        y: values of another [runs].
+        paired: as in `difference`.
 
     Returns:
         The ratio x to y; None if a value is not positive.
@@ -58,25 +58,25 @@ def ratio(x: Array, y: Array, *, paired: bool) -> Estimate | None:
 
 
 def logarithms(x: Array, y: Array) -> tuple[Array, Array] | None:
-    """The logarithms of both samples; None if a value is not positive."""
+    """Return the logarithms of both samples; None if a value is not positive."""
     return (np.log(x), np.log(y)) if min(x.min(), y.min()) > 0 else None
 
 
 def paired_test(x: Array, y: Array, *, reps: int = 100_000, seed: int = 0) -> float:
-    """The p-value of a two-sided sign-flip permutation test of equal means.
+    """Return the p-value of a two-sided sign-flip permutation test of equal means.
 
     If the two methods were equal, exchanging them within a pair would change nothing; the p-value
     is the share of exchanges that give a mean difference at least as large as the one found. It
     cannot be below 2 / 2^pairs: with four pairs 0.125, with six 0.031.
 
     Args:
-        x: Values of one method [pairs].
-        y: Values of another with the same environments and seeds [pairs].
-        reps: Number of random exchanges where there are too many pairs to go through all.
-        seed: Seed of the random exchanges.
+        x: values of one method [pairs].
+        y: values of another with the same environments and seeds [pairs].
+        reps: number of random exchanges where there are too many pairs to go through all.
+        seed: seed of the random exchanges.
 
     Raises:
-        ValueError: There is no pair, or the numbers of runs differ.
+        ValueError: there is no pair, or the numbers of runs differ.
     """
     differences = _paired(x, y)
     pairs = len(differences)
@@ -102,15 +102,15 @@ def seeds_needed(
     confidence: float = 0.95,
     limit: int = 1000,
 ) -> int | None:
-    """How many more runs of each would decide on which side of a threshold the difference lies.
+    """Return how many more runs of each would tell on which side of a threshold they differ.
 
     Args:
-        x: Values of one method [runs].
-        y: Values of another [runs].
-        threshold: The difference that a claim asks for.
-        paired: As in `difference`.
-        confidence: Coverage of the interval, in (0, 1).
-        limit: The largest number to look at.
+        x: values of one method [runs].
+        y: values of another [runs].
+        threshold: the difference that a claim asks for.
+        paired: as in `difference`.
+        confidence: coverage of the interval, in (0, 1).
+        limit: the largest number to look at.
 
     Returns:
         The smallest number with which the interval of `difference` leaves out the threshold, if
@@ -118,7 +118,7 @@ def seeds_needed(
         there are too few runs to know the spread.
 
     Raises:
-        ValueError: A side has no run, or the numbers of paired runs differ.
+        ValueError: a side has no run, or the numbers of paired runs differ.
     """
     for more in range(limit + 1):
         point, error, freedom = _standard_error(x, y, paired=paired, more=more)
@@ -132,7 +132,7 @@ def seeds_needed(
 def _standard_error(
     x: Array, y: Array, *, paired: bool, more: int = 0
 ) -> tuple[float, float, float]:
-    """The mean difference, its standard error and degrees of freedom (0 if that is not known).
+    """Return the mean difference, its standard error and degrees of freedom (0 if unknown).
 
     The last two are those that `more` runs of the same spread would give.
     """
@@ -153,7 +153,7 @@ def _standard_error(
 
 
 def _paired(x: Array, y: Array) -> Array:
-    """The differences within pairs [pairs]."""
+    """Return the differences within pairs [pairs]."""
     if len(x) != len(y):
         raise ValueError(f"paired runs come in equal numbers; found {len(x)} and {len(y)}")
     return _filled(x) - _filled(y)

@@ -39,24 +39,24 @@ def bootstrap(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> dict[str, Estimate]:
-    """Estimates aggregates with stratified percentile-bootstrap intervals.
+    """Estimate aggregates with stratified percentile-bootstrap intervals.
 
     The runs of each task are resampled with replacement, independently of the other tasks, so the
     tasks may have different numbers of runs. rliable does the same in a Python loop, from numpy's
     global generator and for equal numbers only.
 
     Args:
-        scores: Normalised scores, one array [runs] per task, none of them empty.
-        aggregates: What to estimate, by name.
-        reps: Number of resamples.
-        seed: Seed of the resampling; equal seeds give equal intervals.
-        confidence: Coverage of the interval, in (0, 1).
+        scores: normalised scores, one array [runs] per task, none of them empty.
+        aggregates: what to estimate, by name.
+        reps: number of resamples.
+        seed: seed of the resampling; equal seeds give equal intervals.
+        confidence: coverage of the interval, in (0, 1).
 
     Returns:
         For each name, the aggregate of `scores` and its interval.
 
     Raises:
-        ValueError: There is no task, or a task has no run.
+        ValueError: there is no task, or a task has no run.
     """
     tail = 50.0 * (1.0 - confidence)
     blocks = [
@@ -79,20 +79,20 @@ def performance_profile_band(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> tuple[Array, Array]:
-    """The pointwise stratified bootstrap interval of `performance_profile`.
+    """Return the pointwise stratified bootstrap interval of `performance_profile`.
 
     Args:
-        scores: Normalised scores, one array [runs] per task, none of them empty.
-        thresholds: Scores [thresholds].
-        reps: Number of resamples.
-        seed: Seed of the resampling.
-        confidence: Coverage at each threshold, in (0, 1).
+        scores: normalised scores, one array [runs] per task, none of them empty.
+        thresholds: scores [thresholds].
+        reps: number of resamples.
+        seed: seed of the resampling.
+        confidence: coverage at each threshold, in (0, 1).
 
     Returns:
         The low and the high ends, [thresholds] each.
 
     Raises:
-        ValueError: There is no task, or a task has no run.
+        ValueError: there is no task, or a task has no run.
     """
     weights = _weights(scores, reps, np.random.default_rng(seed))
     above = exceedances(scores, thresholds)
@@ -110,17 +110,17 @@ def probability_of_improvement_estimate(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Estimate:
-    """Estimates `probability_of_improvement`, resampling the runs of X and of Y independently.
+    """Estimate `probability_of_improvement`, resampling the runs of X and of Y independently.
 
     Args:
-        x: Scores of X, one array [runs of X] per task.
-        y: Scores of Y on the same tasks in the same order, one array [runs of Y] per task.
-        reps: Number of resamples.
-        seed: Seed of the resampling.
-        confidence: Coverage of the interval, in (0, 1).
+        x: scores of X, one array [runs of X] per task.
+        y: scores of Y on the same tasks in the same order, one array [runs of Y] per task.
+        reps: number of resamples.
+        seed: seed of the resampling.
+        confidence: coverage of the interval, in (0, 1).
 
     Raises:
-        ValueError: The numbers of tasks differ, there is no task, or a task has no run.
+        ValueError: the numbers of tasks differ, there is no task, or a task has no run.
     """
     generator = np.random.default_rng(seed)
     wins = pairwise_wins(x, y)
@@ -132,7 +132,7 @@ def probability_of_improvement_estimate(
 
 
 def _resampled(scores: Sequence[Array], reps: int, seed: int) -> Iterator[list[Array]]:
-    """Draws the runs of each task with replacement: blocks of one array [block, runs] per task."""
+    """Draw the runs of each task with replacement: blocks of one array [block, runs] per task."""
     check_tasks(scores)
     generator = np.random.default_rng(seed)
     starts = range(0, reps, BLOCK)
@@ -152,7 +152,7 @@ def _resampled(scores: Sequence[Array], reps: int, seed: int) -> Iterator[list[A
 
 
 def _weights(scores: Sequence[Array], reps: int, generator: np.random.Generator) -> list[Array]:
-    """How often each run is drawn, as a share of its task's draws: [reps, runs] per task."""
+    """Return how often each run is drawn, as a share of its task's draws: [reps, runs] per task."""
     check_tasks(scores)
     counts = [len(runs) for runs in scores]
     return [generator.multinomial(n, np.full(n, 1 / n), size=reps) / n for n in counts]

@@ -13,11 +13,11 @@ class RunStatistic:
     """A value of a run.
 
     Attributes:
-        name: What protocols and published.csv call it.
-        function: Computes it from the results of the evaluations [evaluations], in order.
-        fewest: Evaluations that it takes.
-        text: What it is, for people.
-        at_the_end: Whether it is one that a paper's "end of training" may mean.
+        name: what protocols and published.csv call it.
+        function: computes it from the results of the evaluations [evaluations], in order.
+        fewest: evaluations that it takes.
+        text: what it is, for people.
+        at_the_end: whether it is one that a paper's "end of training" may mean.
     """
 
     name: str
@@ -28,17 +28,17 @@ class RunStatistic:
 
 
 def last(returns: Array) -> float:
-    """The last evaluation of a run; `returns` is [evaluations]; NaN if there is none."""
+    """Return the last evaluation of a run [evaluations], NaN if there is none."""
     return float(returns[-1]) if len(returns) else float("nan")
 
 
 def last4(returns: Array) -> float:
-    """The mean of the last four evaluations; `returns` is [evaluations]; NaN if fewer than four."""
+    """Return the mean of the last four evaluations [evaluations], NaN if fewer than four."""
     return float(np.mean(returns[-4:])) if len(returns) >= 4 else float("nan")
 
 
 def best(returns: Array) -> float:
-    """The best evaluation of a run; `returns` is [evaluations]; NaN if there is none."""
+    """Return the best evaluation of a run [evaluations], NaN if there is none."""
     return float(np.max(returns)) if len(returns) else float("nan")
 
 
@@ -54,14 +54,14 @@ RUN_STATISTICS: Mapping[str, RunStatistic] = {
 
 
 def area_under_curve(steps: Array, returns: Array) -> float:
-    """The area under a run's learning curve, divided by the steps that it spans.
+    """Return the area under a run's learning curve, divided by the steps that it spans.
 
     This is the mean of the curve that joins the evaluations by straight lines, so it is in the unit
     of the returns, and runs of different length compare.
 
     Args:
-        steps: Environment steps of the evaluations [evaluations], increasing.
-        returns: Their results [evaluations].
+        steps: environment steps of the evaluations [evaluations], increasing.
+        returns: their results [evaluations].
 
     Returns:
         The area; the result itself for one evaluation, NaN for none.
@@ -72,12 +72,12 @@ def area_under_curve(steps: Array, returns: Array) -> float:
 
 
 def steps_to(steps: Array, returns: Array, threshold: float) -> float:
-    """The environment steps after which an evaluation first reaches a threshold.
+    """Return the environment steps after which an evaluation first reaches a threshold.
 
     Args:
-        steps: Environment steps of the evaluations [evaluations], increasing.
-        returns: Their results [evaluations].
-        threshold: The result to reach, in the same unit.
+        steps: environment steps of the evaluations [evaluations], increasing.
+        returns: their results [evaluations].
+        threshold: the result to reach, in the same unit.
 
     Returns:
         The steps; infinity if no evaluation reaches the threshold, so that a median over runs

@@ -47,7 +47,7 @@ ALIKE = replace(MORE, effect="ratio", above=0.9, below=1.1)
 
 
 def write(folder: Path, runs: dict[str, list[float]], task: str = TASK, **changes):
-    """Writes runs of four evaluations, given their last result for each seed of each label."""
+    """Write runs of four evaluations, given their last result for each seed of each label."""
     if not folder.exists():
         write_experiment(folder, **FULL | changes)
     for label, values in runs.items():
@@ -197,7 +197,7 @@ FASTER = ClaimTest(
 
 
 def timed(folder: Path, times: float) -> Path:
-    """Writes three runs of two methods, the second so many times slower."""
+    """Write three runs of two methods, the second so many times slower."""
     write_experiment(folder, **FULL)
     for label, seconds in (("diffsr", 2.0), ("polygrad", 2.0 * times)):
         for seed in range(3):

@@ -18,7 +18,7 @@ BEFORE, AFTER = [100.0, 120.0, 90.0, 110.0], [130.0, 152.0, 118.0, 141.0]
 
 
 def write(folder: Path, values, label="sac", first=0, seconds=2.0, manifest=None, **changes):
-    """Writes one run per value, from seed `first` on; `manifest` changes each run.json."""
+    """Write one run per value, from seed `first` on; `manifest` changes each run.json."""
     if not folder.exists():
         write_experiment(folder, **FULL | changes)
     for seed, value in enumerate(values, first):

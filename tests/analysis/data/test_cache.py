@@ -29,7 +29,7 @@ def read(files):
 
 
 def write_files(folder, texts):
-    """Writes one file per text; there is no file for None."""
+    """Write one file per text; there is no file for None."""
     files = [folder / f"{number}.csv" for number in range(len(texts))]
     for file, text in zip(files, texts, strict=True):
         if text is not None:

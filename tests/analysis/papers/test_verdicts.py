@@ -35,7 +35,7 @@ FULL = {"name": "full", "reduced": False, "steps": 200_000, "reported": "last4,l
 
 
 def write(path, label="sac", value=100.0, seeds=2, task=TASK, **changes):
-    """Writes an experiment in which every seed has the same value at every evaluation."""
+    """Write an experiment in which every seed has the same value at every evaluation."""
     folder = write_experiment(path, **FULL | changes)
     for seed in range(seeds):
         write_run(folder, task, label, seed, [value] * 4, title="SAC")
