@@ -28,6 +28,7 @@ from analysis.data.load import load
 from analysis.data.published import normalisation
 from analysis.data.scores import normalised_scores
 from analysis.statistics.intervals import bootstrap
+from runners.cells.schema import FORMAT
 
 COMMAND = "python -m analysis.bench"
 
@@ -69,7 +70,7 @@ def write_experiment(folder: Path, tasks: int, methods: int, seeds: int) -> None
         *known.index[known == "success"][:judged],
     ]
     folder.mkdir(parents=True)
-    experiment = {"format": 1, "name": folder.name, "protocol": PROTOCOL}
+    experiment = {"format": FORMAT, "name": folder.name, "protocol": PROTOCOL}
     (folder / "experiment.json").write_text(json.dumps(experiment))
     for task, method, seed in product(names, range(methods), range(seeds)):
         cell = folder / task / f"method{method}" / f"seed-{seed}"

@@ -22,6 +22,7 @@ from analysis.papers.claim_texts import (
     summary,
     sweep_commands,
 )
+from runners.cells.errors import EXIT_USAGE
 from runners.cells.files import write_atomic
 
 RULES = (
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_atomic(options.out, page(findings, experiments))
     except (ExperimentError, UnknownClaim, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return EXIT_USAGE
     width = shutil.get_terminal_size((120, 24)).columns
     print(terminal(findings, width, detailed=bool(options.claims)))
     if options.out:

@@ -25,6 +25,7 @@ from analysis.statistics.effects import difference, ratio
 from analysis.statistics.intervals import Estimate
 from analysis.statistics.run_statistics import RUN_STATISTICS
 from analysis.statistics.types import Array
+from runners.cells.errors import EXIT_USAGE
 from runners.cells.files import write_atomic
 
 COMMAND = "python -m analysis.compare"
@@ -85,6 +86,30 @@ class Effect:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 1 by `--fail-below`, 2 for bad input."""
+    options = _parser().parse_args(arguments)
+    try:
+        before, after = load(options.before), load(options.after)
+        matches = match(before, after, options.match)
+        statistic = options.statistic or before.protocol.reported[0]
+        effects = compare(before, after, matches, statistic)
+        changes = what_changed(before, after, matches)
+        notes = _notes(before, after, statistic, effects)
+        if options.out:
+            write_atomic(options.out, _page(before, after, changes, effects, notes))
+    except (ExperimentError, CompareError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    width = shutil.get_terminal_size((120, 24)).columns
+    print("\n".join(["What changed:", *(f"  {text}" for text in _listed(changes)), ""]))
+    print("\n".join(table.text(width) for table in tables(before, after, effects, notes)))
+    fallen = [x for x in effects if options.fail_below is not None and x.fell(options.fail_below)]
+    for effect in fallen:
+        text = f"{effect.name} on {effect.task} fell by more than {options.fail_below:g} %"
+        print(f"failed: {text}", file=sys.stderr)
+    return 1 if fallen else 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=COMMAND, description="Say what changed between two experiments, and what it did."
     )
@@ -108,27 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="exit code 1 if a method is clearly lower in B by more than this share of A",
     )
     parser.add_argument("--out", type=Path, metavar="FILE.md", help="write it as Markdown too")
-    options = parser.parse_args(arguments)
-    try:
-        before, after = load(options.before), load(options.after)
-        matches = match(before, after, options.match)
-        statistic = options.statistic or before.protocol.reported[0]
-        effects = compare(before, after, matches, statistic)
-        changes = what_changed(before, after, matches)
-        notes = _notes(before, after, statistic, effects)
-        if options.out:
-            write_atomic(options.out, _page(before, after, changes, effects, notes))
-    except (ExperimentError, CompareError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    width = shutil.get_terminal_size((120, 24)).columns
-    print("\n".join(["What changed:", *(f"  {text}" for text in _listed(changes)), ""]))
-    print("\n".join(table.text(width) for table in tables(before, after, effects, notes)))
-    fallen = [x for x in effects if options.fail_below is not None and x.fell(options.fail_below)]
-    for effect in fallen:
-        text = f"{effect.name} on {effect.task} fell by more than {options.fail_below:g} %"
-        print(f"failed: {text}", file=sys.stderr)
-    return 1 if fallen else 0
+    return parser
 
 
 def match(

@@ -12,6 +12,7 @@ from analysis.data.logs import ExperimentError
 from analysis.data.published import STATISTICS, Published, sources
 from analysis.drawing.tables import DASH, Cell, markdown_text
 from analysis.papers.verdicts import Measured, Row, environment, measured_beside_published
+from runners.cells.errors import EXIT_USAGE
 from runners.cells.files import write_atomic
 
 BEGIN = "<!-- measured: begin -->"
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"written: {page}")
     except (ExperimentError, PageError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return EXIT_USAGE
     return 1 if stale and options.check else 0
 
 

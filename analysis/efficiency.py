@@ -12,6 +12,7 @@ from analysis.data.logs import ExperimentError
 from analysis.data.published import scale
 from analysis.data.values import areas, steps_to_thresholds
 from analysis.drawing.tables import Table, seed_table
+from runners.cells.errors import EXIT_USAGE
 
 SCORE = 0.5
 AREA_NOTE = (
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         experiment = load(options.experiment)
     except (ExperimentError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return EXIT_USAGE
     width = shutil.get_terminal_size((120, 24)).columns
     for table in tables(experiment, options.score):
         print(table.text(width))

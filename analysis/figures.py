@@ -26,6 +26,7 @@ from analysis.papers import (
 )
 from analysis.papers.coverage import Coverage, cover, unused
 from analysis.papers.targets import TARGETS, Kind, Target
+from runners.cells.errors import EXIT_AGAIN, EXIT_USAGE
 
 Draw = Callable[[Coverage, Path], None]
 MakeTables = Callable[[Coverage], list[Table]]
@@ -45,9 +46,6 @@ TABLES: Mapping[Kind, MakeTables] = {
     "bandit": figure_bandit.tables,
 }
 """What makes the tables of a kind of target; the generation figure has none."""
-
-EXIT_STOPPED = 75
-"""A sweep that was stopped and saved says so by this exit code."""
 
 
 class UnknownTarget(ValueError):
@@ -77,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except (UnknownTarget, ExperimentError, SweepFailed, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return EXIT_USAGE
 
 
 def build(coverage: Coverage, stem: Path) -> list[Path]:
@@ -219,10 +217,10 @@ def _run(commands: Sequence[Sequence[str]]) -> int:
     for command in commands:
         print(f"running: {shell(command)}", flush=True)
         done = subprocess.run([sys.executable, *command], check=False).returncode
-        if done == 2:
+        if done == EXIT_USAGE:
             raise SweepFailed(f"refused: {shell(command)}")
         code = max(code, done)
-        if done == EXIT_STOPPED:
+        if done == EXIT_AGAIN:  # Stopped and saved.
             break
     return code
 

@@ -25,6 +25,7 @@ from analysis.drawing import curves, intervals, profiles, runtime
 from analysis.drawing.tables import Table, markdown_text, seed_table, write_tables
 from analysis.html import page as html
 from analysis.statistics.run_statistics import RUN_STATISTICS
+from runners.cells.errors import EXIT_USAGE
 from runners.cells.files import write_atomic
 
 SUCCESS_NOTE = (
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         build(experiment)
     except (ExperimentError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return EXIT_USAGE
     if not options.quiet:
         width = shutil.get_terminal_size((120, 24)).columns
         for table in [*success_tables(experiment), *return_tables(experiment)]:

@@ -18,7 +18,7 @@ from pandas.errors import ParserWarning
 
 from analysis.data.load import load
 from runners.cells.files import write_atomic
-from runners.cells.schema import EVALUATION_COLUMNS, SUCCESS_COLUMNS
+from runners.cells.schema import EVALUATION_COLUMNS, FORMAT, SUCCESS_COLUMNS
 from runners.cells.statuses import RECORDED
 
 IMPORTED = "imported"
@@ -30,7 +30,7 @@ COLUMNS = ["task", "method", "seed", "status", *EVALUATION_COLUMNS, *SUCCESS_COL
 REQUIRED = ("task", "method", "seed", "env_step", "return")
 """The columns that an imported table cannot do without."""
 
-RUN = ["task", "method", "seed"]
+RUN_COLUMNS = ["task", "method", "seed"]
 RATES = ("success", *SUCCESS_COLUMNS)
 WHOLE = ("seed", "env_step", "episode")
 TEXTS = ("task", "method", "status")
@@ -76,41 +76,18 @@ def read_tidy(file: Path) -> pd.DataFrame:
     Raises:
         ImportedError: the header is wrong, or a value is missing or makes no sense.
     """
-    if not file.is_file():
-        raise ImportedError(f"no file '{file}'; expected a table in .csv or .parquet")
-    try:
-        if file.suffix == ".parquet":
-            table = pd.read_parquet(file)
-        else:
-            with warnings.catch_warnings():
-                # A row that is longer than the header is cut with a warning only.
-                warnings.simplefilter("error", ParserWarning)
-                table = pd.read_csv(file, dtype=str, keep_default_na=False, index_col=False)
-    except (ValueError, OSError, ParserWarning) as error:
-        raise ImportedError(f"cannot read '{file}': {' '.join(str(error).split())}") from error
+    table = _read_file(file)
     _check_header(list(table.columns), file)
     if table.empty:
         raise ImportedError(f"{file} has no row; expected one per evaluation episode")
-    for name in table.columns.difference(list(TEXTS)):
-        table[name] = _numbers(table, name, file)
-    for name, pattern in (("task", TASK), ("method", METHOD), ("status", "|".join(RECORDED))):
-        if name in table.columns:
-            texts = table[name].astype(str)
-            _refuse(~texts.str.fullmatch(pattern), table, name, file, _expected(name))
-    for name in WHOLE:
-        if name in table.columns:
-            odd = (table[name] < 0) | (table[name] % 1 != 0)
-            _refuse(odd, table, name, file, "a whole number from 0 on")
-    for name in RATES:
-        if name in table.columns:
-            _refuse(~table[name].fillna(0).between(0, 1), table, name, file, "0 to 1")
-    evaluation = [*RUN, "env_step"]
+    _check_values(table, file)
+    evaluation = [*RUN_COLUMNS, "env_step"]
     if "episode" not in table.columns:
         table["episode"] = table.groupby(evaluation).cumcount()
     _refuse(table.duplicated([*evaluation, "episode"]), table, "episode", file, "each once")
     if "status" not in table.columns:
         table["status"] = "done"
-    mixed = table.groupby(RUN)["status"].transform("nunique") > 1
+    mixed = table.groupby(RUN_COLUMNS)["status"].transform("nunique") > 1
     _refuse(mixed, table, "status", file, "one status per run")
     return table.reindex(columns=COLUMNS)
 
@@ -159,6 +136,23 @@ def add_runs(table: pd.DataFrame, results: Path, name: str, origin: Origin) -> s
     return f"Imported: {runs} runs of {labels}. To see them: python -m analysis.report {folder}"
 
 
+def _read_file(file: Path) -> pd.DataFrame:
+    """Read a CSV file, all of it as text, or a Parquet file."""
+    if not file.is_file():
+        raise ImportedError(f"no file '{file}'; expected a table in .csv or .parquet")
+    try:
+        if file.suffix == ".parquet":
+            table = pd.read_parquet(file)
+        else:
+            with warnings.catch_warnings():
+                # A row that is longer than the header is cut with a warning only.
+                warnings.simplefilter("error", ParserWarning)
+                table = pd.read_csv(file, dtype=str, keep_default_na=False, index_col=False)
+    except (ValueError, OSError, ParserWarning) as error:
+        raise ImportedError(f"cannot read '{file}': {' '.join(str(error).split())}") from error
+    return table
+
+
 def _check_header(columns: Sequence[str], file: Path) -> None:
     """Raise `ImportedError` if a table cannot be one of evaluation episodes."""
     valid = f"expected {','.join(REQUIRED)} and, if known, "
@@ -169,6 +163,23 @@ def _check_header(columns: Sequence[str], file: Path) -> None:
         if names:
             noun = "column" if len(names) == 1 else "columns"
             raise ImportedError(f"{file} {word} {noun} {', '.join(names)}; {valid}")
+
+
+def _check_values(table: pd.DataFrame, file: Path) -> None:
+    """Turn the columns of numbers into numbers, and refuse values that make no sense."""
+    for name in table.columns.difference(list(TEXTS)):
+        table[name] = _numbers(table, name, file)
+    for name, pattern in (("task", TASK), ("method", METHOD), ("status", "|".join(RECORDED))):
+        if name in table.columns:
+            texts = table[name].astype(str)
+            _refuse(~texts.str.fullmatch(pattern), table, name, file, _expected(name))
+    for name in WHOLE:
+        if name in table.columns:
+            odd = (table[name] < 0) | (table[name] % 1 != 0)
+            _refuse(odd, table, name, file, "a whole number from 0 on")
+    for name in RATES:
+        if name in table.columns:
+            _refuse(~table[name].fillna(0).between(0, 1), table, name, file, "0 to 1")
 
 
 def _numbers(table: pd.DataFrame, name: str, file: Path) -> pd.Series:
@@ -209,7 +220,7 @@ def _label(method: str) -> str:
 def _experiment(table: pd.DataFrame, name: str) -> dict[str, Any]:
     """Describe an experiment of imported runs by what they hold."""
     steps = table["env_step"].drop_duplicates().sort_values()
-    evaluations = table.groupby([*RUN, "env_step"]).size()
+    evaluations = table.groupby([*RUN_COLUMNS, "env_step"]).size()
     protocol = {
         "name": IMPORTED,
         "steps": int(steps.iloc[-1]),
@@ -219,7 +230,7 @@ def _experiment(table: pd.DataFrame, name: str) -> dict[str, Any]:
         "reduced": False,
         "note": f"{IMPORT_NOTE}.",
     }
-    return {"format": 1, "name": name, "protocol": protocol}
+    return {"format": FORMAT, "name": name, "protocol": protocol}
 
 
 def _write_run(folder: Path, rows: pd.DataFrame, origin: Origin) -> None:
@@ -232,7 +243,7 @@ def _write_run(folder: Path, rows: pd.DataFrame, origin: Origin) -> None:
     write_atomic(folder / "evaluations.csv", episodes.astype(whole).to_csv(index=False))
     algo = str(first["label"]).partition("@")[0]
     run = {
-        "format": 1,
+        "format": FORMAT,
         "task": first["task"],
         "algo": algo,
         "label": first["label"],

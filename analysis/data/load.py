@@ -20,7 +20,7 @@ from analysis.data.experiment import RUN, Experiment, ProtocolRecord
 from analysis.data.logs import ExperimentError, read_logs
 from analysis.statistics.run_statistics import RUN_STATISTICS
 from analysis.statistics.types import Array, Counts
-from runners.cells.schema import EVALUATION_COLUMNS, SUCCESS_COLUMNS, TIMING_COLUMNS
+from runners.cells.schema import EVALUATION_COLUMNS, FORMAT, SUCCESS_COLUMNS, TIMING_COLUMNS
 from runners.cells.statuses import RECORDED
 
 CELL_PATH = "<suite>/<task>/<algo>[@<variant>]/seed-<k>/"
@@ -59,8 +59,8 @@ def _read_experiment(path: Path) -> tuple[str, ProtocolRecord]:
         )
     data = _read_json(file)
     try:
-        if data["format"] != 1:
-            raise ExperimentError(f"{file} has format {data['format']!r}; expected 1")
+        if data["format"] != FORMAT:
+            raise ExperimentError(f"{file} has format {data['format']!r}; expected {FORMAT}")
         facts = data["protocol"]
         protocol = ProtocolRecord(
             name=str(facts["name"]),

@@ -7,13 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.data.experiment import Experiment, ProtocolRecord
+from analysis.data.experiment import RUN, Experiment, ProtocolRecord, RunKey
 from analysis.data.provenance import sweep_arguments
 from analysis.data.published import printed_names
-from analysis.papers.targets import Key, Target
+from analysis.papers.targets import Target
 from runners.cells.schema import EVALUATION_COLUMNS, SUCCESS_COLUMNS, TIMING_COLUMNS
 
-KEYS = ["task", "label", "seed"]
 SHORTER = "shorter"
 """Status of a cell for which there is a finished run of the protocol over fewer steps only."""
 
@@ -37,10 +36,10 @@ class Coverage:
     destination: Path
 
     @property
-    def missing(self) -> list[Key]:
+    def missing(self) -> list[RunKey]:
         """The cells without a finished full run."""
         runs = self.experiment.runs
-        return list(runs.loc[runs["status"] != "done", KEYS].itertuples(index=False, name=None))
+        return list(runs.loc[runs["status"] != "done", RUN].itertuples(index=False, name=None))
 
     @property
     def status(self) -> str:
@@ -115,7 +114,7 @@ def cover(target: Target, experiments: Sequence[Experiment], destination: Path) 
         (e for e in same if e.protocol.steps < target.steps), key=lambda e: -e.protocol.steps
     )
     rows = {id(e): _rows(e) for e in same}
-    chosen: dict[Key, tuple[Experiment, dict[str, Any]]] = {}
+    chosen: dict[RunKey, tuple[Experiment, dict[str, Any]]] = {}
     for key in target.cells():
         found = [(e, rows[id(e)][key]) for e in full if key in rows[id(e)]]
         found = [pair for pair in found if pair[1]["status"] != "missing"]
@@ -148,7 +147,7 @@ def _reason(experiment: Experiment) -> str:
     return f"{experiment.protocol.steps:,} steps, experiment {experiment.name}"
 
 
-def _rows(experiment: Experiment) -> dict[Key, dict[str, Any]]:
+def _rows(experiment: Experiment) -> dict[RunKey, dict[str, Any]]:
     records: list[dict[str, Any]] = [
         {str(name): value for name, value in row.items()}
         for row in experiment.runs.to_dict("records")
@@ -156,7 +155,9 @@ def _rows(experiment: Experiment) -> dict[Key, dict[str, Any]]:
     return {(row["task"], row["label"], row["seed"]): row for row in records}
 
 
-def _joined(target: Target, chosen: Mapping[Key, tuple[Experiment, dict[str, Any]]]) -> Experiment:
+def _joined(
+    target: Target, chosen: Mapping[RunKey, tuple[Experiment, dict[str, Any]]]
+) -> Experiment:
     """Join the chosen runs to one experiment with a row for each cell of the target."""
     runs = []
     for task, label, seed in target.cells():
@@ -170,8 +171,8 @@ def _joined(target: Target, chosen: Mapping[Key, tuple[Experiment, dict[str, Any
     origins = {id(e): e for e, _ in chosen.values()}
     keys = {name: [key for key, (e, _) in chosen.items() if id(e) == name] for name in origins}
     columns = {
-        "evaluations": [*KEYS, *EVALUATION_COLUMNS, *SUCCESS_COLUMNS],
-        "timing": [*KEYS, *TIMING_COLUMNS],
+        "evaluations": [*RUN, *EVALUATION_COLUMNS, *SUCCESS_COLUMNS],
+        "timing": [*RUN, *TIMING_COLUMNS],
     }
     tables = {
         part: _stacked([_of(getattr(e, part), keys[name]) for name, e in origins.items()], names)
@@ -197,9 +198,9 @@ def _missing(task: str, label: str, seed: int) -> dict[str, Any]:
     return {"task": task, "label": label, "seed": seed} | facts | texts | rest
 
 
-def _of(table: pd.DataFrame, keys: Sequence[Key]) -> pd.DataFrame:
+def _of(table: pd.DataFrame, keys: Sequence[RunKey]) -> pd.DataFrame:
     """Return the lines of some cells."""
-    return table.merge(pd.DataFrame(keys, columns=KEYS), on=KEYS)
+    return table.merge(pd.DataFrame(keys, columns=RUN), on=RUN)
 
 
 def _stacked(tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:

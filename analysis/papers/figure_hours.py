@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from analysis.data.experiment import RUN
 from analysis.data.published import Published
 from analysis.data.run_times import measure_run_times
 from analysis.drawing import runtime, style
@@ -31,14 +32,13 @@ def hours(coverage: Coverage) -> pd.DataFrame:
     """
     experiment = coverage.experiment
     times = measure_run_times(experiment)
-    keys = ["task", "label", "seed"]
-    ends = experiment.timing.groupby(keys)["env_step"].max().rename("end").reset_index()
-    times = times.merge(ends, on=keys, how="left")
+    ends = experiment.timing.groupby(RUN)["env_step"].max().rename("end").reset_index()
+    times = times.merge(ends, on=RUN, how="left")
     # `measure_run_times` gives seconds per 1000 steps.
     value = times["total"] * times["end"] / 1000 / 3600
     mark = times["mark"].replace(SHORTER, "")
     mark = mark.mask((mark == "") & value.isna(), "without timing")
-    return times[keys].assign(value=value, mark=mark)
+    return times[RUN].assign(value=value, mark=mark)
 
 
 def tables(coverage: Coverage) -> list[Table]:

@@ -4,13 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from analysis.data.experiment import Measure
+from analysis.data.experiment import Measure, RunKey
 from runners.cells.protocols import DIFFSR, MBBL_LOCOMOTION, METAWORLD, POMDP, QVPO, TOY, Protocol
 
 Kind = Literal["table", "curves", "hours", "generation", "bandit"]
-Key = tuple[str, str, int]
-"""A cell: task id, method label, seed index."""
-
 PUBLISHED_AS = {"ppo@spo": "spo"}
 """What published.csv calls the labels that it does not call by their algorithm."""
 
@@ -60,7 +57,7 @@ class Target:
         """Length of a run in environment steps."""
         return self.protocol.steps
 
-    def cells(self) -> Iterator[Key]:
+    def cells(self) -> Iterator[RunKey]:
         """Go through the cells that the target needs, tasks outermost."""
         for task in self.tasks:
             for label in self.labels:
@@ -87,7 +84,6 @@ DIFFSR_PAPER = "Diff-SR, Shribak et al. 2024, arXiv 2406.16121"
 QVPO_PAPER = "QVPO, Ding et al. 2024, arXiv 2405.16173"
 
 POLICIES = ("qvpo", "sac", "td3", "ppo", "ppo@spo", "dipo", "qsm")
-QVPO_METHODS = tuple(map(published_method, POLICIES))
 QVPO_NOTE = (
     "The numbers of QVPO's table were read in CGPO's, whose authors are the same; they are of the "
     "v3 tasks. The best evaluation of a run is chosen after the fact."
@@ -111,6 +107,23 @@ def _diffsr(name: str, title: str, where: str, kind: Kind, tasks: tuple[str, ...
         note="Which tasks the main figure shows and which the appendix was not read."
         if kind == "curves"
         else "",
+    )
+
+
+def _qvpo(name: str, title: str, where: str, kind: Kind, note: str) -> Target:
+    return Target(
+        name=name,
+        title=title,
+        paper=f"{QVPO_PAPER}, {where}",
+        kind=kind,
+        protocol=QVPO,
+        tasks=QVPO.tasks,
+        labels=POLICIES,
+        seeds=QVPO.seeds,
+        statistics=("best", "last"),
+        published="CGPO Table 1",
+        methods=tuple(map(published_method, POLICIES)),
+        note=note,
     )
 
 
@@ -183,33 +196,13 @@ _ALL = (
         tool="runners.generate",
         file="generation.png",
     ),
-    Target(
-        name="qvpo-table1",
-        title="Return on MuJoCo",
-        paper=f"{QVPO_PAPER}, Table 1",
-        kind="table",
-        protocol=QVPO,
-        tasks=QVPO.tasks,
-        labels=POLICIES,
-        seeds=QVPO.seeds,
-        statistics=("best", "last"),
-        published="CGPO Table 1",
-        methods=QVPO_METHODS,
-        note=QVPO_NOTE,
-    ),
-    Target(
-        name="qvpo-curves",
-        title="Learning curves on MuJoCo",
-        paper=f"{QVPO_PAPER}, figure 3",
-        kind="curves",
-        protocol=QVPO,
-        tasks=QVPO.tasks,
-        labels=POLICIES,
-        seeds=QVPO.seeds,
-        statistics=("best", "last"),
-        published="CGPO Table 1",
-        methods=QVPO_METHODS,
-        note=f"{QVPO_NOTE} The paper's curves are of training episodes, these of evaluations.",
+    _qvpo("qvpo-table1", "Return on MuJoCo", "Table 1", "table", QVPO_NOTE),
+    _qvpo(
+        "qvpo-curves",
+        "Learning curves on MuJoCo",
+        "figure 3",
+        "curves",
+        f"{QVPO_NOTE} The paper's curves are of training episodes, these of evaluations.",
     ),
     Target(
         name="qvpo-toy",
