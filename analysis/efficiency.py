@@ -60,7 +60,7 @@ def tables(experiment: Experiment, score: float = SCORE) -> list[Table]:
             experiment.names,
             experiment.tasks,
             notice=experiment.protocol.notice,
-            better="high",
+            better="higher",
             notes=[AREA_NOTE],
         )
     ]

@@ -105,7 +105,7 @@ def return_tables(experiment: Experiment) -> list[Table]:
             experiment.names,
             experiment.tasks,
             notice=experiment.protocol.notice,
-            better="high",
+            better="higher",
         )
         for statistic in experiment.protocol.reported
     ]
@@ -123,7 +123,7 @@ def success_tables(experiment: Experiment) -> list[Table]:
             experiment.names,
             experiment.success_tasks,
             notice=experiment.protocol.notice,
-            better="high",
+            better="higher",
             notes=[SUCCESS_NOTE],
         )
         for statistic in experiment.protocol.reported

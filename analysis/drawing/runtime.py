@@ -28,7 +28,7 @@ def tables(experiment: Experiment) -> list[Table]:
             experiment.tasks,
             notice=experiment.protocol.notice,
             digits=2,
-            better="low" if part == "total" else None,
+            better="lower" if part == "total" else None,
             notes=[conditions(experiment)],
         )
         for part, title in parts.items()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.statistics.types import Better
 from runners.cells.files import write_atomic
 
 DASH = "—"
@@ -63,7 +64,7 @@ class Table:
         notes: sentences below the table.
         notice: what a reduced protocol must say; empty for a full one.
         digits: decimals to print.
-        better: "high" or "low" if the best entry of a row may be set in bold, else None.
+        better: which is better, if the best entry of a row may be set in bold, else None.
     """
 
     title: str
@@ -74,7 +75,7 @@ class Table:
     notes: Sequence[str] = ()
     notice: str = ""
     digits: int = 1
-    better: str | None = None
+    better: Better | None = None
 
     def markdown(self) -> str:
         """Return the table in Markdown."""
@@ -146,7 +147,7 @@ class Table:
         """Return the column whose mean ± std lies clear of all others in the row, if any does."""
         if self.better is None or self.notice:
             return None
-        sign = 1.0 if self.better == "high" else -1.0
+        sign = 1.0 if self.better == "higher" else -1.0
         spans = {}
         for column in self.columns:
             cell = self.cells[row, column]
@@ -174,7 +175,7 @@ def seed_table(
     *,
     notice: str,
     digits: int = 1,
-    better: str | None = None,
+    better: Better | None = None,
     notes: Sequence[str] = (),
 ) -> Table:
     """Build a table of mean ± std over seeds.
@@ -186,7 +187,7 @@ def seed_table(
         tasks: the rows.
         notice: what a reduced protocol must say.
         digits: decimals to print.
-        better: "high" or "low" if the best entry of a row may be set in bold.
+        better: which is better, if the best entry of a row may be set in bold.
         notes: sentences below the table.
     """
     groups = dict(iter(values.groupby(["task", "label"])))

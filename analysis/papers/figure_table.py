@@ -87,7 +87,7 @@ def measured_tables(coverage: Coverage) -> list[Table]:
                 experiment.names,
                 target.tasks,
                 notice=coverage.notice,
-                better="high",
+                better="higher",
                 notes=[note for note in (f"After {target.paper}.", target.note) if note],
             )
         )

@@ -8,11 +8,10 @@ each task.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from analysis.statistics.types import Array
+from analysis.statistics.types import Array, Better
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Aggregate:
 
     name: str
     function: Callable[[Sequence[Array]], Array]
-    better: Literal["higher", "lower"]
+    better: Better
 
 
 def normalised(value: Array, random: float, reference: float) -> Array:

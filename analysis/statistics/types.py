@@ -1,4 +1,6 @@
-"""Types of numpy arrays."""
+"""Types that the whole analysis shares."""
+
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,3 +9,6 @@ Array = NDArray[np.float64]
 """Values, scores or steps."""
 
 Counts = NDArray[np.int64]
+
+Better = Literal["higher", "lower"]
+"""Which of two values is the better one."""
