@@ -1,1 +1,1 @@
-"""Turns the runs of an experiment folder into tables and figures; reads files only."""
+"""Tables, figures and pages of experiment folders, from their files alone."""

@@ -23,10 +23,12 @@ import numpy as np
 from rliable import library, metrics
 
 from analysis import efficiency, report
-from analysis.data.load import Experiment, load
+from analysis.data.experiment import Experiment
+from analysis.data.load import load
 from analysis.data.published import normalisation
-from analysis.drawing import intervals
-from analysis.statistics.stats import bootstrap
+from analysis.data.scores import normalised_scores
+from analysis.statistics.intervals import bootstrap
+from runners.cells.schema import FORMAT
 
 COMMAND = "python -m analysis.bench"
 
@@ -51,15 +53,15 @@ PROTOCOL: dict[str, Any] = {
 
 
 def write_experiment(folder: Path, tasks: int, methods: int, seeds: int) -> None:
-    """Writes an experiment of made-up runs, in the runners' format; equal sizes give equal bytes.
+    """Write an experiment of made-up runs, in the runners' format; equal sizes give equal bytes.
 
     A quarter of the tasks, at least one, reports success.
 
     Args:
-        folder: A folder that does not exist.
-        tasks: Number of tasks.
-        methods: Number of methods, which differ in how fast they learn.
-        seeds: Number of seeds of each method on each task.
+        folder: a folder that does not exist.
+        tasks: number of tasks.
+        methods: number of methods, which differ in how fast they learn.
+        seeds: number of seeds of each method on each task.
     """
     known = normalisation()["measure"]
     judged = -(-tasks // 4)
@@ -68,7 +70,7 @@ def write_experiment(folder: Path, tasks: int, methods: int, seeds: int) -> None
         *known.index[known == "success"][:judged],
     ]
     folder.mkdir(parents=True)
-    experiment = {"format": 1, "name": folder.name, "protocol": PROTOCOL}
+    experiment = {"format": FORMAT, "name": folder.name, "protocol": PROTOCOL}
     (folder / "experiment.json").write_text(json.dumps(experiment))
     for task, method, seed in product(names, range(methods), range(seeds)):
         cell = folder / task / f"method{method}" / f"seed-{seed}"
@@ -78,7 +80,7 @@ def write_experiment(folder: Path, tasks: int, methods: int, seeds: int) -> None
 
 
 def _write_run(cell: Path, skill: float, judged: bool, generator: np.random.Generator) -> None:
-    """Writes the files of one run; `skill` in (0, 1] is the success rate that it approaches."""
+    """Write the files of one run; `skill` in (0, 1] is the success rate that it approaches."""
     manifest = {
         "status": "done",
         "title": cell.parent.name.capitalize(),
@@ -111,14 +113,14 @@ def _write_run(cell: Path, skill: float, judged: bool, generator: np.random.Gene
 
 
 def make_tables(experiment: Experiment) -> int:
-    """Makes every table that there is of an experiment; returns their number."""
-    documents = report.all_tables(experiment, intervals.compare(experiment))
+    """Make every table that there is of an experiment; return their number."""
+    documents = report.all_tables(experiment, normalised_scores(experiment))
     documents["efficiency"] = efficiency.tables(experiment)
     return sum(bool(table.markdown()) for tables in documents.values() for table in tables)
 
 
 def measure(folder: Path) -> dict[str, float]:
-    """Measures one experiment in this process, which must have loaded nothing else before.
+    """Measure one experiment in this process, which must have loaded nothing else before.
 
     Returns:
         Seconds for each step, the processor's seconds for the first two, which do not count the
@@ -150,13 +152,13 @@ def measure(folder: Path) -> dict[str, float]:
 def compare_bootstraps(
     runs: int, tasks: int, reps: int = 2000, turns: int = 5
 ) -> tuple[float, float]:
-    """Times the intervals of all four aggregates, ours and rliable's in turns.
+    """Time the intervals of all four aggregates, ours and rliable's in turns.
 
     Args:
-        runs: Runs of each task.
-        tasks: Number of tasks.
-        reps: Resamples of rliable, whose cost is proportional to them; ours makes 50,000.
-        turns: How often each is timed.
+        runs: runs of each task.
+        tasks: number of tasks.
+        reps: resamples of rliable, whose cost is proportional to them; ours makes 50,000.
+        turns: how often each is timed.
 
     Returns:
         Microseconds per resample of rliable and of ours, medians over the turns.
@@ -184,7 +186,7 @@ def compare_bootstraps(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(
         prog=COMMAND, description="Measure loading, tables, cache and bootstrap on made-up runs."
     )
@@ -221,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _line(size: int, folder: Path) -> str:
-    """Makes and measures an experiment; returns its line of the table."""
+    """Make and measure an experiment; return its line of the table."""
     write_experiment(folder, *SHAPES[size])
     command = [sys.executable, "-m", "analysis.bench", "--measure", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

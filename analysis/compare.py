@@ -4,30 +4,31 @@ The tool for someone who changed an algorithm: run the same cells before and aft
 """
 
 import argparse
-import json
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis.data.load import Experiment, ExperimentError, Measure, load, natural
+from analysis.data.changes import Change, common_name, what_changed
+from analysis.data.experiment import Experiment, Measure
+from analysis.data.load import load
+from analysis.data.logs import ExperimentError
+from analysis.data.run_times import measure_run_times
 from analysis.data.values import run_values
-from analysis.drawing.runtime import run_times
 from analysis.drawing.tables import Cell, Table, seed_cell
-from analysis.statistics.effects import ratio
-from analysis.statistics.stats import DESCRIPTIONS, RUN_STATISTICS, Array, Estimate, difference
+from analysis.statistics.effects import difference, ratio
+from analysis.statistics.intervals import Estimate
+from analysis.statistics.run_statistics import RUN_STATISTICS
+from analysis.statistics.types import Array
+from runners.cells.errors import EXIT_USAGE
 from runners.cells.files import write_atomic
 
 COMMAND = "python -m analysis.compare"
-FACTS = ("code", "packages", "machine", "threads", "precision", "device")
-"""What of a run.json describes the circumstances of a run; its options are compared by method."""
-
-UNKNOWN = "not recorded"
 
 
 class CompareError(ValueError):
@@ -35,40 +36,22 @@ class CompareError(ValueError):
 
 
 @dataclass(frozen=True)
-class Change:
-    """A difference between the manifests of two experiments.
-
-    Attributes:
-        subject: What differs, such as `packages.torch` or `sac: tau`.
-        before: Its values in the first experiment.
-        after: Its values in the second.
-    """
-
-    subject: str
-    before: str
-    after: str
-
-    def __str__(self) -> str:
-        return f"{self.subject}: {self.before} → {self.after}"
-
-
-@dataclass(frozen=True)
 class Effect:
     """What became of one method on one task.
 
     Attributes:
-        task: Task id.
-        name: The method's name to print.
-        measure: What was measured.
-        before: Mean and spread over the seeds of the first experiment.
-        after: The same in the second.
-        change: Mean of the second minus that of the first, with its 95 % interval; None if one of
+        task: task id.
+        name: the method's name to print.
+        measure: what was measured.
+        before: mean and spread over the seeds of the first experiment.
+        after: the same in the second.
+        change: mean of the second minus that of the first, with its 95 % interval; None if one of
             them has no run that counts.
-        pairs: Number of seeds compared, which both experiments have; 0 if they have fewer than two
+        pairs: number of seeds compared, which both experiments have; 0 if they have fewer than two
             in common and all were compared.
-        identical: Whether the evaluations of all compared seeds are equal to the last digit.
-        times: Seconds per 1000 environment steps in the two experiments.
-        time_ratio: Seconds of the second over those of the first; None without both.
+        identical: whether the evaluations of all compared seeds are equal to the last digit.
+        times: seconds per 1000 environment steps in the two experiments.
+        time_ratio: seconds of the second over those of the first; None without both.
     """
 
     task: str
@@ -95,14 +78,38 @@ class Effect:
         return "clear" if self.clear else "not clear"
 
     def fell(self, percent: float) -> bool:
-        """Whether the second is clearly lower, by more than this share of the first."""
+        """Return whether the second is clearly lower, by more than this share of the first."""
         if self.change is None or self.before.value is None:
             return False
         return self.change.high < -percent / 100 * abs(self.before.value)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code: 1 by `--fail-below`, 2 for bad input."""
+    """Run the command line; return the exit code: 1 by `--fail-below`, 2 for bad input."""
+    options = _parser().parse_args(arguments)
+    try:
+        before, after = load(options.before), load(options.after)
+        matches = match(before, after, options.match)
+        statistic = options.statistic or before.protocol.reported[0]
+        effects = compare(before, after, matches, statistic)
+        changes = what_changed(before, after, matches)
+        notes = _notes(before, after, statistic, effects)
+        if options.out:
+            write_atomic(options.out, _page(before, after, changes, effects, notes))
+    except (ExperimentError, CompareError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    width = shutil.get_terminal_size((120, 24)).columns
+    print("\n".join(["What changed:", *(f"  {text}" for text in _listed(changes)), ""]))
+    print("\n".join(table.text(width) for table in tables(before, after, effects, notes)))
+    fallen = [x for x in effects if options.fail_below is not None and x.fell(options.fail_below)]
+    for effect in fallen:
+        text = f"{effect.name} on {effect.task} fell by more than {options.fail_below:g} %"
+        print(f"failed: {text}", file=sys.stderr)
+    return 1 if fallen else 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=COMMAND, description="Say what changed between two experiments, and what it did."
     )
@@ -126,36 +133,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="exit code 1 if a method is clearly lower in B by more than this share of A",
     )
     parser.add_argument("--out", type=Path, metavar="FILE.md", help="write it as Markdown too")
-    options = parser.parse_args(arguments)
-    try:
-        before, after = load(options.before), load(options.after)
-        matches = match(before, after, options.match)
-        statistic = options.statistic or before.protocol.reported[0]
-        effects = compare(before, after, matches, statistic)
-        changes = what_changed(before, after, matches)
-        notes = _notes(before, after, statistic, effects)
-        if options.out:
-            write_atomic(options.out, _page(before, after, changes, effects, notes))
-    except (ExperimentError, CompareError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    width = shutil.get_terminal_size((120, 24)).columns
-    print("\n".join(["What changed:", *(f"  {text}" for text in _listed(changes)), ""]))
-    print("\n".join(table.text(width) for table in tables(before, after, effects, notes)))
-    fallen = [x for x in effects if options.fail_below is not None and x.fell(options.fail_below)]
-    for effect in fallen:
-        text = f"{effect.name} on {effect.task} fell by more than {options.fail_below:g} %"
-        print(f"failed: {text}", file=sys.stderr)
-    return 1 if fallen else 0
+    return parser
 
 
 def match(
     before: Experiment, after: Experiment, wanted: Sequence[Sequence[str]] = ()
 ) -> list[tuple[str, str]]:
-    """Returns the labels to compare: those that are asked for, else those that both have.
+    """Return the labels to compare: those that are asked for, else those that both have.
 
     Raises:
-        CompareError: A label is unknown, or the experiments have none in common.
+        CompareError: a label is unknown, or the experiments have none in common.
     """
     for pair in wanted:
         for label, experiment in zip(pair, (before, after), strict=True):
@@ -180,16 +167,16 @@ def compare(
     matches: Sequence[tuple[str, str]],
     statistic: str,
 ) -> list[Effect]:
-    """Measures the change of each method on each task that both experiments have runs of.
+    """Measure the change of each method on each task that both experiments have runs of.
 
     Args:
-        before: The first experiment.
-        after: The second.
-        matches: The labels to compare, as (label in the first, label in the second).
-        statistic: A name in `stats.RUN_STATISTICS`.
+        before: the first experiment.
+        after: the second.
+        matches: the labels to compare, as (label in the first, label in the second).
+        statistic: a name in `RUN_STATISTICS`.
 
     Raises:
-        CompareError: The statistic is unknown, or the experiments have no task in common.
+        CompareError: the statistic is unknown, or the experiments have no task in common.
     """
     if statistic not in RUN_STATISTICS:
         valid = ", ".join(RUN_STATISTICS)
@@ -200,15 +187,15 @@ def compare(
             f"no task is in both experiments: A has {', '.join(before.tasks)}, B has "
             f"{', '.join(after.tasks)}"
         )
-    sides = [_Side(experiment, statistic) for experiment in (before, after)]
+    sides = [_Runs(experiment, statistic) for experiment in (before, after)]
     return [
-        _effect(sides, task, labels, _name(before, after, labels))
+        _effect(sides, task, labels, common_name(before, after, labels))
         for task in tasks
         for labels in matches
     ]
 
 
-class _Side:
+class _Runs:
     """The runs of one experiment, by task and label."""
 
     def __init__(self, experiment: Experiment, statistic: str):
@@ -217,20 +204,20 @@ class _Side:
         self._values = {
             measure: _groups(run_values(experiment, statistic, measure)) for measure in measures
         }
-        times = run_times(experiment)
+        times = measure_run_times(experiment)
         self._times = _groups(times.assign(value=times["total"]))
         self._curves = _groups(experiment.evaluations)
 
     def values(self, task: str, label: str, measure: Measure) -> pd.DataFrame:
-        """The value and the mark of each run."""
+        """Return the value and the mark of each run."""
         return _of(self._values[measure], task, label)
 
     def times(self, task: str, label: str) -> pd.DataFrame:
-        """The run time and the mark of each run."""
+        """Return the run time and the mark of each run."""
         return _of(self._times, task, label)
 
     def evaluations(self, task: str, label: str, seeds: Sequence[int]) -> pd.DataFrame:
-        """All evaluations of some seeds, in order."""
+        """Return all evaluations of some seeds, in order."""
         rows = _of(self._curves, task, label)
         kept = rows[rows["seed"].isin(seeds)].drop(columns=["task", "label"])
         return kept.sort_values(["seed", "env_step", "episode"], ignore_index=True)
@@ -244,7 +231,7 @@ def _of(groups: Mapping[Any, pd.DataFrame], task: str, label: str) -> pd.DataFra
     return groups.get((task, label), groups[""])
 
 
-def _effect(sides: Sequence[_Side], task: str, labels: tuple[str, str], name: str) -> Effect:
+def _effect(sides: Sequence[_Runs], task: str, labels: tuple[str, str], name: str) -> Effect:
     measure = sides[0].experiment.measures(task)[0]
     if measure not in sides[1].experiment.measures(task):
         measure = "return"
@@ -276,12 +263,12 @@ def _effect(sides: Sequence[_Side], task: str, labels: tuple[str, str], name: st
 
 
 def _counted(runs: pd.DataFrame) -> pd.Series:
-    """The values of the runs that count, by seed."""
+    """Return the values of the runs that count, by seed."""
     return runs[runs["mark"] == ""].set_index("seed")["value"].sort_index()
 
 
 def _samples(before: pd.DataFrame, after: pd.DataFrame) -> tuple[Array, Array, bool]:
-    """The values to compare, and whether they are pairs: of the common seeds if there are two."""
+    """Return the values to compare, and whether as pairs: of the common seeds if there are two."""
     first, second = _counted(before), _counted(after)
     common = first.index.intersection(second.index)
     if len(common) >= 2:
@@ -289,108 +276,10 @@ def _samples(before: pd.DataFrame, after: pd.DataFrame) -> tuple[Array, Array, b
     return first.to_numpy(), second.to_numpy(), False
 
 
-def what_changed(
-    before: Experiment, after: Experiment, matches: Sequence[tuple[str, str]]
-) -> list[Change]:
-    """Lists how the protocols, the circumstances and the methods' options differ."""
-    changes = [
-        Change(f"protocol {name}", str(old), str(new))
-        for (name, old), new in zip(
-            asdict(before.protocol).items(), asdict(after.protocol).values(), strict=True
-        )
-        if old != new
-    ]
-    manifests = [
-        _manifests(experiment, dict.fromkeys(labels))
-        for experiment, labels in zip((before, after), zip(*matches, strict=True), strict=True)
-    ]
-    every = [[run for runs in side.values() for run in runs] for side in manifests]
-    changes += _differences("", *(_values_of([_facts(run) for run in runs]) for runs in every))
-    for labels in matches:
-        options = (
-            _values_of([_flat(run.get("config") or {}) for run in side[label]])
-            for side, label in zip(manifests, labels, strict=True)
-        )
-        changes += _differences(f"{_name(before, after, labels)}: ", *options)
-    changes += [
-        Change(word, ", ".join(missing[0]) or "none", ", ".join(missing[1]) or "none")
-        for word, missing in _only(before, after, matches)
-    ]
-    return changes
-
-
-def _only(
-    before: Experiment, after: Experiment, matches: Sequence[tuple[str, str]]
-) -> Iterator[tuple[str, tuple[list[str], list[str]]]]:
-    """What only one of the experiments has and is thus not compared."""
-    methods = (
-        [label for label in before.labels if label not in {first for first, _ in matches}],
-        [label for label in after.labels if label not in {second for _, second in matches}],
-    )
-    tasks = (
-        [task for task in before.tasks if task not in after.tasks],
-        [task for task in after.tasks if task not in before.tasks],
-    )
-    for word, missing in (("methods not compared", methods), ("tasks not compared", tasks)):
-        if any(missing):
-            yield word, missing
-
-
-def _manifests(experiment: Experiment, labels: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
-    """Reads every run.json that can be read, by label."""
-    known = experiment.runs[~experiment.runs["status"].isin(["missing", "unreadable"])]
-    return {
-        label: [
-            json.loads((path / "run.json").read_text(encoding="utf-8"))
-            for path in known.loc[known["label"] == label, "path"]
-        ]
-        for label in labels
-    }
-
-
-def _facts(run: Mapping[str, Any]) -> dict[str, str]:
-    """The circumstances of a run, nested names joined by dots."""
-    return _flat({name: run[name] for name in FACTS if run.get(name) is not None})
-
-
-def _flat(facts: Mapping[str, Any]) -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for name, value in facts.items():
-        if isinstance(value, dict):
-            flat |= {f"{name}.{part}": text for part, text in _flat(value).items()}
-        else:
-            flat[name] = str(value)
-    return flat
-
-
-def _values_of(runs: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """All values that each fact has over some runs, the values in natural order."""
-    values: dict[str, set[str]] = {}
-    for facts in runs:
-        for name, value in facts.items():
-            values.setdefault(name, set()).add(value)
-    return {name: ", ".join(sorted(found, key=natural)) for name, found in values.items()}
-
-
-def _differences(
-    prefix: str, before: Mapping[str, str], after: Mapping[str, str]
-) -> Iterator[Change]:
-    for name in [*before, *(name for name in after if name not in before)]:
-        old, new = before.get(name, UNKNOWN), after.get(name, UNKNOWN)
-        if old != new:
-            yield Change(f"{prefix}{name}", old, new)
-
-
-def _name(before: Experiment, after: Experiment, labels: tuple[str, str]) -> str:
-    """What to call a method that may have another label in each experiment."""
-    first, second = before.names[labels[0]], after.names[labels[1]]
-    return first if labels[0] == labels[1] else f"{first} → {second}"
-
-
 def tables(
     before: Experiment, after: Experiment, effects: Sequence[Effect], notes: Sequence[str]
 ) -> list[Table]:
-    """Returns the table of results and that of run times."""
+    """Return the table of results and that of run times."""
     columns = [f"A: {before.name}", f"B: {after.name}"]
     rows = [f"{effect.task}, {effect.name}" for effect in effects]
     results: dict[tuple[str, str], Cell] = {}
@@ -438,14 +327,15 @@ def _ends(estimate: Estimate) -> tuple[float, float] | None:
 def _notes(
     before: Experiment, after: Experiment, statistic: str, effects: Sequence[Effect]
 ) -> list[str]:
-    """Says how the changes were measured, and what speaks against reading them as effects."""
+    """Say how the changes were measured, and what speaks against reading them as effects."""
     clear = sum(effect.clear for effect in effects)
     compared = sum(effect.change is not None for effect in effects)
     notes = [
-        f"Value of a run: {DESCRIPTIONS[statistic]}; success rates in percent. Mean ± sample "
-        "standard deviation over seeds; B − A with its 95 % interval, over pairs of the seeds that "
-        "both have (Student), or over all seeds if fewer than two are common (Welch, n=A/B). "
-        "Clear: the interval leaves out 0. Identical: so is every evaluation of the common seeds.",
+        f"Value of a run: {RUN_STATISTICS[statistic].text}; success rates in percent. Mean ± "
+        "sample standard deviation over seeds; B − A with its 95 % interval, over pairs of the "
+        "seeds that both have (Student), or over all seeds if fewer than two are common (Welch, "
+        "n=A/B). Clear: the interval leaves out 0. Identical: so is every evaluation of the common "
+        "seeds.",
         f"{clear} of {compared} changes are clear; if nothing had changed but chance, about 1 in "
         "20 would be.",
     ]
@@ -465,7 +355,7 @@ def _page(
     effects: Sequence[Effect],
     notes: Sequence[str],
 ) -> str:
-    """Writes the comparison as a Markdown page."""
+    """Write the comparison as a Markdown page."""
     lines = "\n".join(f"- {text}" for text in _listed(changes))
     body = "\n".join(table.markdown() for table in tables(before, after, effects, notes))
     title = f"# {before.name} (A) and {after.name} (B)"

@@ -2,15 +2,17 @@
 
 import argparse
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.data.load import Experiment, ExperimentError, load
+from analysis.data.experiment import Experiment
+from analysis.data.kept import kept_experiments
+from analysis.data.logs import ExperimentError
 from analysis.data.published import STATISTICS, Published, sources
 from analysis.drawing.tables import DASH, Cell, markdown_text
 from analysis.papers.verdicts import Measured, Row, environment, measured_beside_published
+from runners.cells.errors import EXIT_USAGE
 from runners.cells.files import write_atomic
 
 BEGIN = "<!-- measured: begin -->"
@@ -36,7 +38,7 @@ class PageError(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code: 1 for stale pages, 2 for bad input."""
+    """Run the command line; return the exit code: 1 for stale pages, 2 for bad input."""
     parser = argparse.ArgumentParser(
         prog=COMMAND, description="Write the published and the measured results into the pages."
     )
@@ -60,32 +62,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"written: {page}")
     except (ExperimentError, PageError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return EXIT_USAGE
     return 1 if stale and options.check else 0
 
 
-def kept_experiments(results: Path) -> list[Experiment]:
-    """Loads the experiments that belong to the repository.
-
-    They are those that git tracks, because other experiments in the folder are scratch; where
-    there is no git repository they are all.
-
-    Raises:
-        ExperimentError: There is none, or one cannot be loaded.
-    """
-    files = {file.relative_to(results).as_posix() for file in results.glob("*/experiment.json")}
-    tracked = _tracked(results)
-    kept = sorted(files if tracked is None else files & tracked)
-    if not kept:
-        raise ExperimentError(f"no kept experiment in '{results}'; expected {results}/quick")
-    return [load((results / file).parent) for file in kept]
-
-
 def find_pages(folder: Path) -> list[Path]:
-    """Lists the pages, `<algorithm>.md`.
+    """List the pages, `<algorithm>.md`.
 
     Raises:
-        PageError: There is none.
+        PageError: there is none.
     """
     pages = sorted(folder.glob("*.md"))
     if not pages:
@@ -94,10 +79,10 @@ def find_pages(folder: Path) -> list[Path]:
 
 
 def with_table(text: str, page: Path, experiments: Sequence[Experiment]) -> str:
-    """Returns a page's text with its table up to date; a page without markers gets them.
+    """Return a page's text with its table up to date; a page without markers gets them.
 
     Raises:
-        PageError: The markers are not one pair.
+        PageError: the markers are not one pair.
     """
     block = f"{BEGIN}\n{table(page, experiments)}\n{END}"
     if BEGIN not in text and END not in text:
@@ -108,23 +93,13 @@ def with_table(text: str, page: Path, experiments: Sequence[Experiment]) -> str:
 
 
 def table(page: Path, experiments: Sequence[Experiment]) -> str:
-    """Writes the table of the algorithm that the page is named after, with its sources."""
+    """Write the table of the algorithm that the page is named after, with its sources."""
     rows = measured_beside_published(page.stem, experiments)
     if not rows:
         return f"Nothing is published or measured yet. Written by `{COMMAND}`."
     grid = [COLUMNS, ["---"] * len(COLUMNS), *(_texts(row, page) for row in rows)]
     lines = ["| " + " | ".join(texts) + " |" for texts in grid]
     return "\n".join([RULES, "", *lines, "", *_legend(rows)])
-
-
-def _tracked(folder: Path) -> set[str] | None:
-    """Lists the files below a folder that git tracks, None without a repository."""
-    command = ["git", "-C", str(folder), "ls-files"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return set(done.stdout.splitlines())
 
 
 def _texts(row: Row, page: Path) -> list[str]:
@@ -148,17 +123,17 @@ def _number(number: Published) -> str:
 
 
 def _digits(metric: str) -> int:
-    """Decimals to print; a success rate is a fraction of 1."""
+    """Return the decimals to print; a success rate is a fraction of 1."""
     return 1 if metric == "return" else 2
 
 
 def _reading(metric: str) -> list[str]:
-    """What is to be said of a metric among the facts of a number; nothing of the return."""
+    """Return what is to be said of a metric among the facts of a number; nothing of the return."""
     return [READINGS[metric]] if metric in READINGS else []
 
 
 def _name(number: Published) -> str:
-    """The source, with the method's name where it is not just the algorithm's."""
+    """Return the source, with the method's name where it is not just the algorithm's."""
     plain = "".join(filter(str.isalnum, number.printed.lower()))
     return number.source if plain == number.method else f"{number.source}, {number.printed}"
 
@@ -179,7 +154,7 @@ def _other_results(row: Row) -> list[str]:
 
 
 def _wrong_copies(row: Row) -> list[str]:
-    """Lists the wrong values that later tables print, each with the names of the tables."""
+    """List the wrong values that later tables print, each with the names of the tables."""
     tables: dict[str, list[str]] = {}
     for number in row.others:
         if number.miscopied:
@@ -197,7 +172,7 @@ def _experiment(measured: Measured, page: Path) -> str:
 
 
 def _legend(rows: Sequence[Row]) -> list[str]:
-    """Explains the statistics and lists the sources that the table names."""
+    """Explain the statistics and list the sources that the table names."""
     used = [number for row in rows for number in (row.published, *row.others) if number]
     chosen = {row.published.statistic for row in rows if row.published}
     chosen |= {row.measured.statistic for row in rows if row.measured}

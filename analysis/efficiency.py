@@ -6,10 +6,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from analysis.data.load import Experiment, ExperimentError, Measure, load
+from analysis.data.experiment import Experiment, Measure
+from analysis.data.load import load
+from analysis.data.logs import ExperimentError
 from analysis.data.published import scale
 from analysis.data.values import areas, steps_to_thresholds
 from analysis.drawing.tables import Table, seed_table
+from runners.cells.errors import EXIT_USAGE
 
 SCORE = 0.5
 AREA_NOTE = (
@@ -19,7 +22,7 @@ AREA_NOTE = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code, 2 for a folder that cannot be read."""
+    """Run the command line; return the exit code, 2 for a folder that cannot be read."""
     parser = argparse.ArgumentParser(
         prog="python -m analysis.efficiency",
         description="Print the area under the learning curves and the steps to a threshold.",
@@ -36,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         experiment = load(options.experiment)
     except (ExperimentError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return EXIT_USAGE
     width = shutil.get_terminal_size((120, 24)).columns
     for table in tables(experiment, options.score):
         print(table.text(width))
@@ -44,11 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def tables(experiment: Experiment, score: float = SCORE) -> list[Table]:
-    """Returns the table of areas, and of steps to a threshold where tasks have constants for it.
+    """Return the table of areas, and of steps to a threshold where tasks have constants for it.
 
     Args:
-        experiment: The runs.
-        score: The normalised score to reach.
+        experiment: the runs.
+        score: the normalised score to reach.
     """
     found = [
         seed_table(
@@ -57,7 +60,7 @@ def tables(experiment: Experiment, score: float = SCORE) -> list[Table]:
             experiment.names,
             experiment.tasks,
             notice=experiment.protocol.notice,
-            better="high",
+            better="higher",
             notes=[AREA_NOTE],
         )
     ]
@@ -80,7 +83,7 @@ def tables(experiment: Experiment, score: float = SCORE) -> list[Table]:
 
 
 def thresholds(experiment: Experiment, score: float) -> dict[str, tuple[Measure, float]]:
-    """Returns the measure and the result of a normalised score, for the tasks with constants."""
+    """Return the measure and the result of a normalised score, for the tasks with constants."""
     found = {}
     for task in experiment.tasks:
         if known := scale(task):

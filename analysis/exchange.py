@@ -8,8 +8,11 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.data import tensorboard_logs
+from analysis.data.experiment import RUN, Experiment
 from analysis.data.importing import COLUMNS, ImportedError, Origin, add_runs, read_tidy
-from analysis.data.load import Experiment, ExperimentError, load
+from analysis.data.load import load
+from analysis.data.logs import ExperimentError
+from runners.cells.errors import EXIT_USAGE
 from runners.cells.files import write_atomic
 
 COMMAND = "python -m analysis.exchange"
@@ -19,24 +22,23 @@ DEFAULT_WINDOW = 10_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code, 2 for bad input."""
+    """Run the command line; return the exit code, 2 for bad input."""
     options = _parser().parse_args(arguments)
     try:
         print(options.run(options))
     except (ExperimentError, ImportedError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return EXIT_USAGE
     return 0
 
 
 def tidy(experiment: Experiment) -> pd.DataFrame:
-    """Returns all evaluation episodes of an experiment, with the columns `importing.COLUMNS`.
+    """Return all evaluation episodes of an experiment, with the columns `importing.COLUMNS`.
 
     A run without an evaluation has no row.
     """
-    keys = ["task", "label", "seed"]
-    statuses = experiment.runs[[*keys, "status"]]
-    rows = experiment.evaluations.merge(statuses, on=keys, how="left", validate="many_to_one")
+    statuses = experiment.runs[[*RUN, "status"]]
+    rows = experiment.evaluations.merge(statuses, on=RUN, how="left", validate="many_to_one")
     whole = dict.fromkeys(["seed", "env_step", "episode"], "int64")
     return rows.rename(columns={"label": "method"})[COLUMNS].astype(whole)
 

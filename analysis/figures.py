@@ -11,9 +11,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from analysis.data.load import Experiment, ExperimentError, load
+from analysis.data.experiment import Experiment
+from analysis.data.kept import kept_experiments
+from analysis.data.load import load
+from analysis.data.logs import ExperimentError
 from analysis.data.provenance import shell
-from analysis.docs import kept_experiments
 from analysis.drawing.tables import Table, write_tables
 from analysis.papers import (
     figure_bandit,
@@ -24,6 +26,7 @@ from analysis.papers import (
 )
 from analysis.papers.coverage import Coverage, cover, unused
 from analysis.papers.targets import TARGETS, Kind, Target
+from runners.cells.errors import EXIT_AGAIN, EXIT_USAGE
 
 Draw = Callable[[Coverage, Path], None]
 MakeTables = Callable[[Coverage], list[Table]]
@@ -34,7 +37,7 @@ DRAW: Mapping[Kind, Draw] = {
     "generation": figure_generation.draw,
     "bandit": figure_bandit.draw,
 }
-"""What draws a kind of target; a table has no picture."""
+"""What draws a kind of target; a table has no figure."""
 
 TABLES: Mapping[Kind, MakeTables] = {
     "table": figure_table.tables,
@@ -43,9 +46,6 @@ TABLES: Mapping[Kind, MakeTables] = {
     "bandit": figure_bandit.tables,
 }
 """What makes the tables of a kind of target; the generation figure has none."""
-
-EXIT_STOPPED = 75
-"""A sweep that was stopped and saved says so by this exit code."""
 
 
 class UnknownTarget(ValueError):
@@ -57,7 +57,7 @@ class SweepFailed(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code.
+    """Run the command line; return the exit code.
 
     It is 2 for bad input, and that of the sweep where `--run-missing` was stopped or had failures.
     """
@@ -75,15 +75,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except (UnknownTarget, ExperimentError, SweepFailed, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return EXIT_USAGE
 
 
 def build(coverage: Coverage, stem: Path) -> list[Path]:
-    """Writes the files of a target, holes included.
+    """Write the files of a target, holes included.
 
     Args:
-        coverage: The runs there are.
-        stem: Path of the files without their endings.
+        coverage: the runs there are.
+        stem: path of the files without their endings.
 
     Returns:
         The files.
@@ -140,7 +140,7 @@ def _print_list(targets: Sequence[Target], options: argparse.Namespace) -> None:
 
 
 def _make(target: Target, options: argparse.Namespace) -> int:
-    """Draws a target, after running what it lacks if that is asked for; returns the exit code."""
+    """Draw a target, after running what it lacks if that is asked for; return the exit code."""
     coverage, code = _cover(target, _experiments(options), options), 0
     print(f"{target.name}: {target.title}; {target.paper}")
     print(f"needs {target.needs()}")
@@ -151,7 +151,7 @@ def _make(target: Target, options: argparse.Namespace) -> int:
     print(coverage.status)
     if options.experiment:
         for name in unused(target, _experiments(options)):
-            print(f"not used: {name}; expected protocol {target.protocol}")
+            print(f"not used: {name}; expected protocol {target.protocol.name}")
     commands = [*coverage.commands(), *coverage.tool_commands()]
     if commands:
         print("to run the rest:", *(f"    {shell(command)}" for command in commands), sep="\n")
@@ -161,7 +161,7 @@ def _make(target: Target, options: argparse.Namespace) -> int:
 
 
 def _experiments(options: argparse.Namespace) -> list[Experiment]:
-    """Loads the experiments that the user names, else those that the repository keeps.
+    """Load the experiments that the user names, else those that the repository keeps.
 
     One that is named and that `--run-missing` will make need not be there yet.
     """
@@ -172,14 +172,14 @@ def _experiments(options: argparse.Namespace) -> list[Experiment]:
 
 
 def _path(path: Path, results: Path) -> Path:
-    """The folder of an experiment: a bare name is one of the results."""
+    """Return the folder of an experiment: a bare name is one of the results."""
     return path if path.exists() or len(path.parts) > 1 else results / path
 
 
 def _cover(
     target: Target, experiments: Sequence[Experiment], options: argparse.Namespace
 ) -> Coverage:
-    """Finds a target's runs, also in the folder that the missing ones are run in."""
+    """Find a target's runs, also in the folder that the missing ones are run in."""
     destination = _destination(target, experiments, options)
     folders = {experiment.path.resolve() for experiment in experiments}
     there = (destination / "experiment.json").exists() and destination.resolve() not in folders
@@ -190,7 +190,7 @@ def _cover(
 def _destination(
     target: Target, experiments: Sequence[Experiment], options: argparse.Namespace
 ) -> Path:
-    """The folder that missing cells should run in.
+    """Return the folder that missing cells should run in.
 
     It is the first experiment that the user names and that has the target's protocol, or is not
     there yet; else the results' folder that a sweep of the protocol has by default.
@@ -198,28 +198,29 @@ def _destination(
     fitting = {
         experiment.path
         for experiment in experiments
-        if (experiment.protocol.name, experiment.protocol.steps) == (target.protocol, target.steps)
+        if (experiment.protocol.name, experiment.protocol.steps)
+        == (target.protocol.name, target.steps)
     }
     for path in (_path(path, options.results) for path in options.experiment):
         if path in fitting or not path.exists():
             return path
-    return options.results / target.protocol
+    return options.results / target.protocol.name
 
 
 def _run(commands: Sequence[Sequence[str]]) -> int:
-    """Runs commands of Python one after the other; returns the highest exit code.
+    """Run commands of Python one after the other; return the highest exit code.
 
     Raises:
-        SweepFailed: One refused its input.
+        SweepFailed: one refused its input.
     """
     code = 0
     for command in commands:
         print(f"running: {shell(command)}", flush=True)
         done = subprocess.run([sys.executable, *command], check=False).returncode
-        if done == 2:
+        if done == EXIT_USAGE:
             raise SweepFailed(f"refused: {shell(command)}")
         code = max(code, done)
-        if done == EXIT_STOPPED:
+        if done == EXIT_AGAIN:  # Stopped and saved.
             break
     return code
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.data.load import SUCCESS_MEASURES, Experiment, ExperimentError, load
+from analysis.data.experiment import SUCCESS_MEASURES, Experiment
+from analysis.data.load import load
+from analysis.data.logs import ExperimentError
 from analysis.data.provenance import (
     origins,
     protocol_text,
@@ -17,11 +19,13 @@ from analysis.data.provenance import (
     sweep_commands,
     unfinished,
 )
+from analysis.data.scores import normalised_scores
 from analysis.data.values import run_values
 from analysis.drawing import curves, intervals, profiles, runtime
 from analysis.drawing.tables import Table, markdown_text, seed_table, write_tables
 from analysis.html import page as html
-from analysis.statistics.stats import DESCRIPTIONS
+from analysis.statistics.run_statistics import RUN_STATISTICS
+from runners.cells.errors import EXIT_USAGE
 from runners.cells.files import write_atomic
 
 SUCCESS_NOTE = (
@@ -37,7 +41,7 @@ FIGURES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code, 2 for a folder that cannot be read."""
+    """Run the command line; return the exit code, 2 for a folder that cannot be read."""
     parser = argparse.ArgumentParser(
         prog="python -m analysis.report",
         description="Write tables, figures and a page of all to <experiment>/report/.",
@@ -50,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         build(experiment)
     except (ExperimentError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return EXIT_USAGE
     if not options.quiet:
         width = shutil.get_terminal_size((120, 24)).columns
         for table in [*success_tables(experiment), *return_tables(experiment)]:
@@ -62,64 +66,64 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def build(experiment: Experiment) -> None:
-    """Writes all files of the report into the experiment's folder `report`."""
+    """Write all files of the report into the experiment's folder `report`."""
     folder = experiment.path / "report"
     folder.mkdir(exist_ok=True)
-    comparison = intervals.compare(experiment)
-    documents = all_tables(experiment, comparison)
+    scores = normalised_scores(experiment)
+    documents = all_tables(experiment, scores)
     for stem, tables in documents.items():
         write_tables(tables, folder / stem)
     if "success" in documents:
         curves.draw(experiment, folder / "success", "success")
     curves.draw(experiment, folder / "curves")
     runtime.draw(experiment, folder / "runtime")
-    intervals.draw(experiment, comparison, folder / "iqm")
-    if len(comparison.estimates) > 1:
-        profiles.draw(experiment, comparison, folder / "profiles")
-    write_atomic(folder / "index.html", html.page(experiment, comparison, documents))
+    intervals.draw(experiment, scores, folder / "iqm")
+    if len(scores.estimates) > 1:
+        profiles.draw(experiment, scores, folder / "profiles")
+    write_atomic(folder / "index.html", html.page(experiment, scores, documents))
     write_atomic(folder / "status.md", status_page(experiment))
     write_atomic(folder / "README.md", index_page(experiment, documents))
 
 
-def all_tables(experiment: Experiment, comparison: intervals.Comparison) -> dict[str, list[Table]]:
-    """Returns the tables of each file of tables, by the file's name without its ending."""
+def all_tables(experiment: Experiment, scores: intervals.Scores) -> dict[str, list[Table]]:
+    """Return the tables of each file of tables, by the file's name without its ending."""
     success = {"success": success_tables(experiment)} if experiment.success_tasks else {}
     return {
         **success,
         "returns": return_tables(experiment),
         "runtime": runtime.tables(experiment),
-        "aggregate": [intervals.table(experiment, comparison)],
+        "aggregate": [intervals.table(experiment, scores)],
     }
 
 
 def return_tables(experiment: Experiment) -> list[Table]:
-    """Returns one table of returns for each statistic that the protocol reports."""
+    """Return one table of returns for each statistic that the protocol reports."""
     return [
         seed_table(
-            f"Return, {DESCRIPTIONS[statistic]}",
+            f"Return, {RUN_STATISTICS[statistic].text}",
             run_values(experiment, statistic),
             experiment.names,
             experiment.tasks,
             notice=experiment.protocol.notice,
-            better="high",
+            better="higher",
         )
         for statistic in experiment.protocol.reported
     ]
 
 
 def success_tables(experiment: Experiment) -> list[Table]:
-    """Returns, for each reported statistic, the tables of both readings of success, in percent.
+    """Return, for each reported statistic, the tables of both readings of success, in percent.
 
     They hold the tasks that report success; there is no table if none does.
     """
     return [
         seed_table(
-            f"Success rate ({reading}) in percent, {DESCRIPTIONS[statistic]}",
+            f"Success rate ({reading}) in percent, {RUN_STATISTICS[statistic].text}",
             _in_percent(run_values(experiment, statistic, measure)),
             experiment.names,
             experiment.success_tasks,
             notice=experiment.protocol.notice,
-            better="high",
+            better="higher",
             notes=[SUCCESS_NOTE],
         )
         for statistic in experiment.protocol.reported
@@ -133,7 +137,7 @@ def _in_percent(values: pd.DataFrame) -> pd.DataFrame:
 
 
 def status_page(experiment: Experiment) -> str:
-    """Writes the page of all cells that are not done, with reasons."""
+    """Write the page of all cells that are not done, with reasons."""
     rows = unfinished(experiment)
     head = [f"# Status of experiment {experiment.name}", "", *_notice(experiment)]
     if not rows:
@@ -147,7 +151,7 @@ def status_page(experiment: Experiment) -> str:
 
 
 def index_page(experiment: Experiment, documents: dict[str, list[Table]]) -> str:
-    """Writes the index page: protocol, status, tables, pictures, and where the runs come from."""
+    """Write the index page: protocol, status, tables, figures, and where the runs come from."""
     parts = [
         f"# Experiment {experiment.name}",
         *[line for line in _notice(experiment) if line],

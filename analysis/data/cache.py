@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from analysis.statistics.types import Counts
 from runners.cells.files import write_atomic
 
 FOLDER = ".cache"
@@ -28,7 +28,6 @@ FORMAT = 1
 SMALLEST = 2**22
 """Bytes of CSV files below which there is no copy: they are read in a tenth of a second."""
 
-Counts = NDArray[np.int64]
 Reader = Callable[[Sequence[Path]], tuple[pd.DataFrame, Counts]]
 Look = tuple[int, int, int]
 """Size in bytes, time of the last change in nanoseconds and inode; zeros for an absent file."""
@@ -39,9 +38,9 @@ class Copy:
     """What was read of a list of files.
 
     Attributes:
-        table: The rows of all files under each other.
-        counts: The number of rows of each file [files].
-        looks: For each file, by its path below the experiment, how it looked before it was read.
+        table: the rows of all files under each other.
+        counts: the number of rows of each file [files].
+        looks: for each file, by its path below the experiment, how it looked before it was read.
     """
 
     table: pd.DataFrame
@@ -52,12 +51,12 @@ class Copy:
 def read_cached(
     experiment: Path, files: Sequence[Path], read: Reader
 ) -> tuple[pd.DataFrame, Counts]:
-    """Reads files of an experiment; those that have not changed come from the copy.
+    """Read files of an experiment; those that have not changed come from the copy.
 
     Args:
-        experiment: The experiment's folder.
-        files: Files below it with the same name.
-        read: Reads files into one table, with the same columns of floats whatever the files, and
+        experiment: the experiment's folder.
+        files: files below it with the same name.
+        read: reads files into one table, with the same columns of floats whatever the files, and
             the number of rows of each file.
 
     Returns:
@@ -87,7 +86,7 @@ def _look(file: Path) -> Look:
 
 
 def _merge(old: Copy, new: Copy, looks: dict[str, Look]) -> Copy:
-    """Puts the rows of both in the order of `looks`; the new ones replace the old ones."""
+    """Put the rows of both in the order of `looks`; the new ones replace the old ones."""
     places = {key: place for place, key in enumerate([*old.looks, *new.looks])}
     places |= {key: len(old.looks) + place for place, key in enumerate(new.looks)}
     order = [places[key] for key in looks]
@@ -101,7 +100,7 @@ def _merge(old: Copy, new: Copy, looks: dict[str, Look]) -> Copy:
 
 
 def _load(store: Path, nothing: Copy) -> Copy:
-    """Reads a copy; returns `nothing` if there is none that is sound."""
+    """Read a copy; return `nothing` if there is none that is sound."""
     try:
         stored = pq.read_table(store, page_checksum_verification=True)
         facts = json.loads(stored.schema.metadata[b"facts"])
@@ -119,7 +118,7 @@ def _load(store: Path, nothing: Copy) -> Copy:
 
 
 def _save(store: Path, copy: Copy) -> None:
-    """Writes a copy, if the folder can be written to."""
+    """Write a copy, if the folder can be written to."""
     facts = {"format": FORMAT, "looks": copy.looks, "counts": copy.counts.tolist()}
     table = pa.Table.from_pandas(copy.table, preserve_index=False)
     content = io.BytesIO()

@@ -18,7 +18,7 @@ from pandas.errors import ParserWarning
 
 from analysis.data.load import load
 from runners.cells.files import write_atomic
-from runners.cells.schema import EVALUATION_COLUMNS, SUCCESS_COLUMNS
+from runners.cells.schema import EVALUATION_COLUMNS, FORMAT, SUCCESS_COLUMNS
 from runners.cells.statuses import RECORDED
 
 IMPORTED = "imported"
@@ -30,7 +30,7 @@ COLUMNS = ["task", "method", "seed", "status", *EVALUATION_COLUMNS, *SUCCESS_COL
 REQUIRED = ("task", "method", "seed", "env_step", "return")
 """The columns that an imported table cannot do without."""
 
-RUN = ["task", "method", "seed"]
+RUN_COLUMNS = ["task", "method", "seed"]
 RATES = ("success", *SUCCESS_COLUMNS)
 WHOLE = ("seed", "env_step", "episode")
 TEXTS = ("task", "method", "status")
@@ -48,9 +48,9 @@ class Origin:
     """Where imported runs come from; without paths, which mean nothing on another machine.
 
     Attributes:
-        text: In words, such as "TensorBoard logs of Stable-Baselines3".
-        facts: What else is known, for run.json.
-        runs: The name that each seed's run had there.
+        text: in words, such as "TensorBoard logs of Stable-Baselines3".
+        facts: what else is known, for run.json.
+        runs: the name that each seed's run had there.
     """
 
     text: str
@@ -59,79 +59,56 @@ class Origin:
 
 
 def is_imported(label: str) -> bool:
-    """Whether the runs of a method label were imported."""
+    """Return whether the runs of a method label were imported."""
     return IMPORTED in label.partition("@")[2].split(",")
 
 
 def read_tidy(file: Path) -> pd.DataFrame:
-    """Reads a tidy table, of whose columns only `REQUIRED` have to be there.
+    """Read a tidy table, of whose columns only `REQUIRED` have to be there.
 
     Args:
-        file: A CSV file, or a Parquet file if its name says so.
+        file: a CSV file, or a Parquet file if its name says so.
 
     Returns:
         The table with all of `COLUMNS`. Without a column `episode` the rows of an evaluation are
         numbered; without a column `status` every run is done.
 
     Raises:
-        ImportedError: The header is wrong, or a value is missing or makes no sense.
+        ImportedError: the header is wrong, or a value is missing or makes no sense.
     """
-    if not file.is_file():
-        raise ImportedError(f"no file '{file}'; expected a table in .csv or .parquet")
-    try:
-        if file.suffix == ".parquet":
-            table = pd.read_parquet(file)
-        else:
-            with warnings.catch_warnings():
-                # A row that is longer than the header is cut with a warning only.
-                warnings.simplefilter("error", ParserWarning)
-                table = pd.read_csv(file, dtype=str, keep_default_na=False, index_col=False)
-    except (ValueError, OSError, ParserWarning) as error:
-        raise ImportedError(f"cannot read '{file}': {' '.join(str(error).split())}") from error
+    table = _read_file(file)
     _check_header(list(table.columns), file)
     if table.empty:
         raise ImportedError(f"{file} has no row; expected one per evaluation episode")
-    for name in table.columns.difference(list(TEXTS)):
-        table[name] = _numbers(table, name, file)
-    for name, pattern in (("task", TASK), ("method", METHOD), ("status", "|".join(RECORDED))):
-        if name in table.columns:
-            texts = table[name].astype(str)
-            _refuse(~texts.str.fullmatch(pattern), table, name, file, _expected(name))
-    for name in WHOLE:
-        if name in table.columns:
-            odd = (table[name] < 0) | (table[name] % 1 != 0)
-            _refuse(odd, table, name, file, "a whole number from 0 on")
-    for name in RATES:
-        if name in table.columns:
-            _refuse(~table[name].fillna(0).between(0, 1), table, name, file, "0 to 1")
-    evaluation = [*RUN, "env_step"]
+    _check_values(table, file)
+    evaluation = [*RUN_COLUMNS, "env_step"]
     if "episode" not in table.columns:
         table["episode"] = table.groupby(evaluation).cumcount()
     _refuse(table.duplicated([*evaluation, "episode"]), table, "episode", file, "each once")
     if "status" not in table.columns:
         table["status"] = "done"
-    mixed = table.groupby(RUN)["status"].transform("nunique") > 1
+    mixed = table.groupby(RUN_COLUMNS)["status"].transform("nunique") > 1
     _refuse(mixed, table, "status", file, "one status per run")
     return table.reindex(columns=COLUMNS)
 
 
 def add_runs(table: pd.DataFrame, results: Path, name: str, origin: Origin) -> str:
-    """Writes imported runs into an experiment, which is made if there is none of the name.
+    """Write imported runs into an experiment, which is made if there is none of the name.
 
     Runs that were imported earlier under the same method and task are replaced.
 
     Args:
-        table: The episodes, with the columns `COLUMNS`.
-        results: Folder of the experiments.
-        name: The experiment's name.
-        origin: Where the runs come from.
+        table: the episodes, with the columns `COLUMNS`.
+        results: folder of the experiments.
+        name: the experiment's name.
+        origin: where the runs come from.
 
     Returns:
         What was done, for the user.
 
     Raises:
-        ImportedError: A name cannot be used.
-        ExperimentError: There is an experiment of that name that cannot be read.
+        ImportedError: a name cannot be used.
+        ExperimentError: there is an experiment of that name that cannot be read.
     """
     for text, pattern, what in (
         (name, EXPERIMENT, "experiment"),
@@ -159,8 +136,25 @@ def add_runs(table: pd.DataFrame, results: Path, name: str, origin: Origin) -> s
     return f"Imported: {runs} runs of {labels}. To see them: python -m analysis.report {folder}"
 
 
+def _read_file(file: Path) -> pd.DataFrame:
+    """Read a CSV file, all of it as text, or a Parquet file."""
+    if not file.is_file():
+        raise ImportedError(f"no file '{file}'; expected a table in .csv or .parquet")
+    try:
+        if file.suffix == ".parquet":
+            table = pd.read_parquet(file)
+        else:
+            with warnings.catch_warnings():
+                # A row that is longer than the header is cut with a warning only.
+                warnings.simplefilter("error", ParserWarning)
+                table = pd.read_csv(file, dtype=str, keep_default_na=False, index_col=False)
+    except (ValueError, OSError, ParserWarning) as error:
+        raise ImportedError(f"cannot read '{file}': {' '.join(str(error).split())}") from error
+    return table
+
+
 def _check_header(columns: Sequence[str], file: Path) -> None:
-    """Raises `ImportedError` if a table cannot be one of evaluation episodes."""
+    """Raise `ImportedError` if a table cannot be one of evaluation episodes."""
     valid = f"expected {','.join(REQUIRED)} and, if known, "
     valid += ",".join(name for name in COLUMNS if name not in REQUIRED)
     unknown = [str(name) for name in columns if name not in COLUMNS]
@@ -171,8 +165,25 @@ def _check_header(columns: Sequence[str], file: Path) -> None:
             raise ImportedError(f"{file} {word} {noun} {', '.join(names)}; {valid}")
 
 
+def _check_values(table: pd.DataFrame, file: Path) -> None:
+    """Turn the columns of numbers into numbers, and refuse values that make no sense."""
+    for name in table.columns.difference(list(TEXTS)):
+        table[name] = _numbers(table, name, file)
+    for name, pattern in (("task", TASK), ("method", METHOD), ("status", "|".join(RECORDED))):
+        if name in table.columns:
+            texts = table[name].astype(str)
+            _refuse(~texts.str.fullmatch(pattern), table, name, file, _expected(name))
+    for name in WHOLE:
+        if name in table.columns:
+            odd = (table[name] < 0) | (table[name] % 1 != 0)
+            _refuse(odd, table, name, file, "a whole number from 0 on")
+    for name in RATES:
+        if name in table.columns:
+            _refuse(~table[name].fillna(0).between(0, 1), table, name, file, "0 to 1")
+
+
 def _numbers(table: pd.DataFrame, name: str, file: Path) -> pd.Series:
-    """Reads a column of numbers, which may be empty where it is not required."""
+    """Read a column of numbers, which may be empty where it is not required."""
     texts = table[name].astype(str).str.strip()
     numbers = pd.to_numeric(table[name], errors="coerce")
     empty = texts.str.lower().isin(["", "nan", "none", "<na>"])
@@ -182,7 +193,7 @@ def _numbers(table: pd.DataFrame, name: str, file: Path) -> pd.Series:
 
 
 def _refuse(wrong: pd.Series, table: pd.DataFrame, name: str, file: Path, valid: str) -> None:
-    """Raises `ImportedError` at the first wrong row; the header of a CSV file is line 1."""
+    """Raise `ImportedError` at the first wrong row; the header of a CSV file is line 1."""
     if wrong.any():
         row = int(wrong.to_numpy().argmax())
         value = table[name].iloc[row]
@@ -200,16 +211,16 @@ def _expected(what: str) -> str:
 
 
 def _label(method: str) -> str:
-    """The label of an imported method, whose variant says that it was imported."""
+    """Return the label of an imported method, whose variant says that it was imported."""
     if is_imported(method):
         return method
     return f"{method}{',' if '@' in method else '@'}{IMPORTED}"
 
 
 def _experiment(table: pd.DataFrame, name: str) -> dict[str, Any]:
-    """Describes an experiment of imported runs by what they hold."""
+    """Describe an experiment of imported runs by what they hold."""
     steps = table["env_step"].drop_duplicates().sort_values()
-    evaluations = table.groupby([*RUN, "env_step"]).size()
+    evaluations = table.groupby([*RUN_COLUMNS, "env_step"]).size()
     protocol = {
         "name": IMPORTED,
         "steps": int(steps.iloc[-1]),
@@ -219,11 +230,11 @@ def _experiment(table: pd.DataFrame, name: str) -> dict[str, Any]:
         "reduced": False,
         "note": f"{IMPORT_NOTE}.",
     }
-    return {"format": 1, "name": name, "protocol": protocol}
+    return {"format": FORMAT, "name": name, "protocol": protocol}
 
 
 def _write_run(folder: Path, rows: pd.DataFrame, origin: Origin) -> None:
-    """Writes one run directory, its run.json last."""
+    """Write one run directory, its run.json last."""
     first = rows.iloc[0]
     folder.mkdir(parents=True)
     judged = SUCCESS_COLUMNS if rows[list(SUCCESS_COLUMNS)].notna().any(axis=None) else ()
@@ -232,7 +243,7 @@ def _write_run(folder: Path, rows: pd.DataFrame, origin: Origin) -> None:
     write_atomic(folder / "evaluations.csv", episodes.astype(whole).to_csv(index=False))
     algo = str(first["label"]).partition("@")[0]
     run = {
-        "format": 1,
+        "format": FORMAT,
         "task": first["task"],
         "algo": algo,
         "label": first["label"],

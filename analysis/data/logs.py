@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+
+from analysis.statistics.types import Counts
 
 BATCH = 64
 """Files that are parsed at once: pandas takes longer to start than to read a small file."""
@@ -21,17 +22,17 @@ class ExperimentError(Exception):
 
 
 def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
-    """Reads a CSV file that may still be growing.
+    """Read a CSV file that may still be growing.
 
     Args:
-        path: The file; one that does not exist is an empty table.
-        columns: The columns that its header must start with.
+        path: the file; one that does not exist is an empty table.
+        columns: the columns that its header must start with.
 
     Returns:
         The complete lines as floats; a last line without its line break is left out.
 
     Raises:
-        ExperimentError: The header is another one, or a line cannot be read.
+        ExperimentError: the header is another one, or a line cannot be read.
     """
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     text = text[: text.rfind("\n") + 1]
@@ -56,20 +57,20 @@ def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
 
 def read_logs(
     files: Sequence[Path], columns: list[str], further: Sequence[str] = ()
-) -> tuple[pd.DataFrame, NDArray[np.int64]]:
-    """Reads one CSV file of many runs, each by the rules of `read_table`.
+) -> tuple[pd.DataFrame, Counts]:
+    """Read one CSV file of many runs, each by the rules of `read_table`.
 
     Args:
-        files: The files.
-        columns: The columns that each must have.
-        further: Columns that stand behind the others in all lines of a file or in none, which is
+        files: the files.
+        columns: the columns that each must have.
+        further: columns that stand behind the others in all lines of a file or in none, which is
             NaN.
 
     Returns:
         The lines of all files under each other, and the number of lines of each file.
 
     Raises:
-        ExperimentError: A file, the first of several, breaks the format.
+        ExperimentError: a file, the first of several, breaks the format.
     """
     complete = [*columns, *further]
     tables, counts = [pd.DataFrame(columns=complete, dtype=float)], []
@@ -88,7 +89,7 @@ def read_logs(
 def _read_plain(
     files: Sequence[Path], columns: list[str], complete: list[str]
 ) -> list[tuple[pd.DataFrame, list[int]]]:
-    """Reads files with one header and nothing but numbers below it as if they were one file.
+    """Read files with one header and nothing but numbers below it as if they were one file.
 
     Returns:
         One table and the number of lines of each file; nothing if a file is not so simple.
@@ -125,7 +126,7 @@ def _read_plain(
 def _read_strictly(
     files: Sequence[Path], columns: list[str], complete: list[str]
 ) -> Iterator[tuple[pd.DataFrame, list[int]]]:
-    """Reads file after file; yields the table of each and its number of lines."""
+    """Read file after file; yield the table of each and its number of lines."""
     for file in files:
         table = read_table(file, columns)
         if list(table.columns) not in (columns, complete):

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import cast
 
+from analysis.data.experiment import Experiment
 from analysis.data.importing import IMPORT_NOTE, IMPORTED, is_imported
-from analysis.data.load import Experiment
-from analysis.statistics.stats import DESCRIPTIONS
+from analysis.statistics.run_statistics import RUN_STATISTICS
 
 
 def protocol_text(experiment: Experiment) -> str:
-    """Says by which rules the runs were made."""
+    """Say by which rules the runs were made."""
     protocol = experiment.protocol
-    reported = ", then ".join(DESCRIPTIONS[statistic] for statistic in protocol.reported)
+    reported = ", then ".join(RUN_STATISTICS[statistic].text for statistic in protocol.reported)
     text = (
         f"Protocol `{protocol.name}`: {protocol.steps:,} environment steps, an evaluation of "
         f"{protocol.eval_episodes} episodes every {protocol.eval_every:,} steps; reported value: "
@@ -26,7 +26,7 @@ def protocol_text(experiment: Experiment) -> str:
 
 
 def unfinished(experiment: Experiment) -> list[tuple[str, str, str, str, int, str]]:
-    """Lists the cells that are not done, seeds with the same fate together.
+    """List the cells that are not done, seeds with the same fate together.
 
     Returns:
         One row per group: task, label, seeds, status, number of evaluations, reason.
@@ -42,14 +42,14 @@ def unfinished(experiment: Experiment) -> list[tuple[str, str, str, str, int, st
 
 
 def status_line(experiment: Experiment) -> str:
-    """Counts the cells by status on one line."""
+    """Count the cells by status on one line."""
     counts = experiment.runs["status"].value_counts().sort_index()
     parts = ", ".join(f"{number} {status}" for status, number in counts.items())
     return f"{len(experiment.runs)} cells: {parts}."
 
 
 def origins(experiment: Experiment) -> list[str]:
-    """Lists code versions, machines and settings with the number of cells of each."""
+    """List code versions, machines and settings with the number of cells of each."""
     lines = []
     for column in ("code", "machine", "settings"):
         counts = experiment.runs.loc[experiment.runs[column] != "", column].value_counts()
@@ -58,7 +58,7 @@ def origins(experiment: Experiment) -> list[str]:
 
 
 def sweep_commands(experiment: Experiment) -> list[str]:
-    """Gives the commands that run the same cells; a variant by options needs its own.
+    """Give the commands that run the same cells; a variant by options needs its own.
 
     Imported runs are not of this suite, which cannot run them again.
     """
@@ -82,15 +82,15 @@ def sweep_arguments(
     steps: int,
     target: str,
 ) -> list[list[str]]:
-    """Gives what follows `python` to run a grid of cells, once for each set of options.
+    """Give what follows `python` to run a grid of cells, once for each set of options.
 
     Args:
-        labels: Method labels, `<algo>[@<preset>,<option>=<value>,...]`.
-        tasks: Task ids.
-        seeds: Seed indices.
-        protocol: Name of the protocol.
-        steps: Length of a run in environment steps.
-        target: What `--experiment` takes.
+        labels: method labels, `<algo>[@<preset>,<option>=<value>,...]`.
+        tasks: task ids.
+        seeds: seed indices.
+        protocol: name of the protocol.
+        steps: length of a run in environment steps.
+        target: what `--experiment` takes.
     """
     groups: dict[tuple[str, ...], list[str]] = {}
     for label in labels:
@@ -110,15 +110,15 @@ def sweep_arguments(
 
 
 def shell(arguments: Sequence[str]) -> str:
-    """Writes arguments of Python as a command line."""
+    """Write arguments of Python as a command line."""
     return shlex.join(["python", *arguments])
 
 
 def report_command(experiment: Experiment) -> str:
-    """Gives the command that builds the report from the files."""
+    """Give the command that builds the report from the files."""
     return f"python -m analysis.report {folder(experiment)}"
 
 
 def folder(experiment: Experiment) -> str:
-    """The experiment's folder in a checkout, whatever the folder it was loaded from."""
+    """Return the experiment's folder in a checkout, whatever the folder it was loaded from."""
     return f"results/{experiment.path.resolve().name}"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.data.experiment import natural
 from analysis.data.importing import COLUMNS, ImportedError
-from analysis.data.load import natural
 
 TAGS: Mapping[str, tuple[str, bool]] = {
     "eval/mean_reward": ("Stable-Baselines3", False),
@@ -25,10 +25,10 @@ class Logs:
     """The returns that some runs logged.
 
     Attributes:
-        tag: The scalar that was read.
-        framework: Who wrote it.
-        training: Whether it is of training episodes, which end at other steps in each run.
-        runs: For each run, by its folder's name, the columns env_step and return; in the order of
+        tag: the scalar that was read.
+        framework: who wrote it.
+        training: whether it is of training episodes, which end at other steps in each run.
+        runs: for each run, by its folder's name, the columns env_step and return; in the order of
             the names, with numbers as numbers.
     """
 
@@ -45,10 +45,10 @@ class Logs:
         return seeds if len(set(seeds)) == len(self.runs) else list(range(len(self.runs)))
 
     def table(self, every: int) -> pd.DataFrame:
-        """Returns the logged values as evaluation episodes, with the columns `importing.COLUMNS`.
+        """Return the logged values as evaluation episodes, with the columns `importing.COLUMNS`.
 
         Args:
-            every: Training episodes are gathered at the nearest multiple of so many steps, so that
+            every: training episodes are gathered at the nearest multiple of so many steps, so that
                 seeds can be averaged; evaluations stay where they are.
         """
         last = int(max(run["env_step"].max() for run in self.runs.values()))
@@ -64,14 +64,14 @@ class Logs:
 
 
 def read(folder: Path, tag: str | None = None) -> Logs:
-    """Reads the runs below a folder.
+    """Read the runs below a folder.
 
     Args:
-        folder: Every folder in it (or itself) that holds event files is a run.
-        tag: The scalar to read; without it the first of `TAGS` that every run has.
+        folder: every folder in it (or itself) that holds event files is a run.
+        tag: the scalar to read; without it the first of `TAGS` that every run has.
 
     Raises:
-        ImportedError: There is no run, a run lacks the scalar, or tensorboard is not installed.
+        ImportedError: there is no run, a run lacks the scalar, or tensorboard is not installed.
     """
     if not folder.is_dir():
         raise ImportedError(f"no folder '{folder}'; expected one with TensorBoard event files")
@@ -100,7 +100,7 @@ def read(folder: Path, tag: str | None = None) -> Logs:
 
 
 def _read(files: list[Path]) -> dict[str, list[tuple[int, float]]]:
-    """Reads all scalars of a run as (step, value); a last record that is half written is left."""
+    """Read all scalars of a run as (step, value); a last record that is half written is left."""
     try:
         from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
         from tensorboard.util.tensor_util import make_ndarray

@@ -5,35 +5,36 @@ from collections.abc import Callable, Collection, Mapping
 import numpy as np
 import pandas as pd
 
-from analysis.data.load import MEASURES, Experiment, Measure
-from analysis.data.published import scale
-from analysis.statistics.stats import RUN_STATISTICS, Array, area_under_curve, normalised, steps_to
+from analysis.data.experiment import Experiment, Measure
+from analysis.statistics.run_statistics import RUN_STATISTICS, area_under_curve, steps_to
+from analysis.statistics.types import Array
 
 
 def run_values(experiment: Experiment, statistic: str, measure: Measure = "return") -> pd.DataFrame:
-    """Evaluates a statistic of every run.
+    """Evaluate a statistic of every run.
 
     Args:
-        experiment: The runs.
-        statistic: A name in `stats.RUN_STATISTICS`.
-        measure: What an evaluation measures, as in `Experiment.curves`.
+        experiment: the runs.
+        statistic: a name in `RUN_STATISTICS`.
+        measure: what an evaluation measures, as in `Experiment.curves`.
 
     Returns:
         One row per run: task, label, seed, value (in the task's reward units, or a success rate in
         [0, 1]) and mark. The mark says why the run does not count, such as `failed`; it is empty
         for a run that counts.
     """
-    function = RUN_STATISTICS[statistic]
-    fewest = 4 if statistic == "last4" else 1
-    return _evaluate(experiment, measure, lambda _, __, results: function(results), fewest=fewest)
+    chosen = RUN_STATISTICS[statistic]
+    return _evaluate(
+        experiment, measure, lambda _, __, results: chosen.function(results), fewest=chosen.fewest
+    )
 
 
 def areas(experiment: Experiment, measure: Measure = "return") -> pd.DataFrame:
-    """Evaluates `stats.area_under_curve` of every run.
+    """Evaluate `area_under_curve` of every run.
 
     Args:
-        experiment: The runs.
-        measure: What an evaluation measures, as in `Experiment.curves`.
+        experiment: the runs.
+        measure: what an evaluation measures, as in `Experiment.curves`.
 
     Returns:
         One row per run, as of `run_values`.
@@ -46,12 +47,12 @@ def areas(experiment: Experiment, measure: Measure = "return") -> pd.DataFrame:
 def steps_to_thresholds(
     experiment: Experiment, thresholds: Mapping[str, float], measure: Measure = "return"
 ) -> pd.DataFrame:
-    """Evaluates `stats.steps_to` of every run on the tasks with a threshold.
+    """Evaluate `steps_to` of every run on the tasks with a threshold.
 
     Args:
-        experiment: The runs.
-        thresholds: For each task the result to reach, in the unit of the measure.
-        measure: What an evaluation measures, as in `Experiment.curves`.
+        experiment: the runs.
+        thresholds: for each task the result to reach, in the unit of the measure.
+        measure: what an evaluation measures, as in `Experiment.curves`.
 
     Returns:
         One row per run, as of `run_values`, the value in environment steps. A run that does not
@@ -66,15 +67,15 @@ def steps_to_thresholds(
 
 
 def paired(values: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
-    """Sets the runs of two methods side by side that share task and seed.
+    """Set the runs of two methods side by side that share task and seed.
 
     A seed index gives the same evaluation episodes to every method, so what is lucky for one is
     lucky for both, and their differences vary less than their values.
 
     Args:
-        values: One row per run, as of `run_values`.
-        first: Label of one method.
-        second: Label of the other.
+        values: one row per run, as of `run_values`.
+        first: label of one method.
+        second: label of the other.
 
     Returns:
         One row per task and seed on which both count: task, seed, first and second, sorted.
@@ -82,30 +83,6 @@ def paired(values: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
     counted = values[values["mark"] == ""].set_index(["task", "seed", "label"])["value"]
     sides = counted.unstack("label").reindex(columns=[first, second]).dropna()
     return sides.set_axis(["first", "second"], axis="columns").reset_index()
-
-
-def scores(experiment: Experiment, statistic: str) -> dict[str, dict[str, Array]]:
-    """Normalises the runs that count, on the tasks that have constants for it.
-
-    Args:
-        experiment: The runs.
-        statistic: A name in `stats.RUN_STATISTICS`.
-
-    Returns:
-        For each label and each task, the scores [runs]; tasks on which no run of the label counts
-        are left out.
-    """
-    found: dict[str, dict[str, Array]] = {label: {} for label in experiment.labels}
-    values = {measure: run_values(experiment, statistic, measure) for measure in MEASURES}
-    for task in experiment.tasks:
-        constants = scale(task)
-        if constants is None:
-            continue
-        runs = values[constants.measure].query("task == @task and mark == ''")
-        for label, group in runs.groupby("label")["value"]:
-            score = normalised(group.to_numpy(), constants.random, constants.reference)
-            found[str(label)][task] = score
-    return found
 
 
 def _evaluate(
@@ -116,7 +93,7 @@ def _evaluate(
     fewest: int = 1,
     tasks: Collection[str] | None = None,
 ) -> pd.DataFrame:
-    """Evaluates a function of the task, the steps and the results of every run.
+    """Evaluate a function of the task, the steps and the results of every run.
 
     A run with fewer than `fewest` evaluations gets a mark. Runs on other tasks than `tasks`, if
     given, are left out.

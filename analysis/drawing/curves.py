@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import offset_copy
 
-from analysis.data.load import SUCCESS_MEASURES, Experiment, Measure
+from analysis.data.experiment import SUCCESS_MEASURES, Experiment, Measure
 from analysis.drawing import style
 
 FOOTER = (
@@ -22,12 +22,12 @@ END_MARKS = {"failed": ("x", 6), "diverged": ("x", 6), "running": ("o", 7)}
 
 
 def draw(experiment: Experiment, stem: Path, measure: Measure = "return") -> None:
-    """Writes the learning curves to `stem`.svg and `stem`.png, success rates in percent.
+    """Write the learning curves to `stem`.svg and `stem`.png, success rates in percent.
 
     Args:
-        experiment: The runs; at least one task must have the measure.
-        stem: Path of the two files without their ending.
-        measure: What to draw, as in `Experiment.curves`.
+        experiment: the runs; at least one task must have the measure.
+        stem: path of the two files without their ending.
+        measure: what to draw, as in `Experiment.curves`.
     """
     tasks = [task for task in experiment.tasks if measure in experiment.measures(task)]
     reading = SUCCESS_MEASURES.get(measure)
@@ -42,7 +42,7 @@ def draw(experiment: Experiment, stem: Path, measure: Measure = "return") -> Non
 def panels(
     experiment: Experiment, tasks: Sequence[str], measure: Measure
 ) -> tuple[Figure, list[Axes]]:
-    """Draws one panel per task, without a title; call it inside `style.figure_style`."""
+    """Draw one panel per task, without a title; call it inside `style.figure_style`."""
     values = plotted(experiment, measure)
     curves: dict[Any, pd.DataFrame] = dict(iter(values.groupby(["task", "label"])))
     empty = values.iloc[:0]
@@ -59,14 +59,14 @@ def panels(
 
 
 def footer(measure: Measure) -> str:
-    """Explains what the lines are."""
+    """Explain what the lines are."""
     reading = SUCCESS_MEASURES.get(measure)
     result = f"success rate ({reading} of an episode)" if reading else "mean return"
     return FOOTER.format(result)
 
 
 def plotted(experiment: Experiment, measure: Measure) -> pd.DataFrame:
-    """The curves with the measure in a column `value`, in the unit of the figure."""
+    """Return the curves with the measure in a column `value`, in the unit of the figure."""
     curves = experiment.curves(measure).rename(columns={measure: "value"})
     if measure == "return":
         return curves
@@ -77,7 +77,7 @@ def plotted(experiment: Experiment, measure: Measure) -> pd.DataFrame:
 def _draw_method(
     axis: Axes, curves: pd.DataFrame, runs: pd.DataFrame, label: str, text: str
 ) -> None:
-    """Draws mean, band, single seeds and end marks of one method on one task."""
+    """Draw mean, band, single seeds and end marks of one method on one task."""
     look = style.method_style(label)
     for seed, curve in curves.groupby("seed"):
         axis.plot(curve["env_step"], curve["value"], color=look.color, alpha=0.3, linewidth=0.6)
@@ -101,7 +101,7 @@ def _draw_method(
 
 
 def _draw_end(axis: Axes, end: pd.Series, status: str, color: str) -> None:
-    """Marks the last evaluation of a seed that is not finished."""
+    """Mark the last evaluation of a seed that is not finished."""
     if status not in END_MARKS:
         return
     marker, size = END_MARKS[status]
@@ -150,7 +150,7 @@ def _draw_legend(figure: Figure, axis: Axes, texts: list[str]) -> None:
 def legend_texts(
     experiment: Experiment, curves: Mapping[tuple[str, str], pd.DataFrame], task: str
 ) -> list[str]:
-    """For each method its name, the number of seeds drawn, and how many are not finished."""
+    """Return for each method its name, the number of seeds drawn, and how many are not finished."""
     texts = []
     for label in experiment.labels:
         runs = experiment.runs.query("task == @task and label == @label and status != 'done'")
@@ -162,5 +162,5 @@ def legend_texts(
 
 
 def _legend_columns(texts: list[str]) -> int:
-    """Two columns if the entries are short enough for the panel's width, else one."""
+    """Return two columns if the entries are short enough for the panel's width, else one."""
     return 2 if max(map(len, texts)) <= 22 else 1

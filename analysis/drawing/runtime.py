@@ -7,36 +7,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from analysis.data.load import Experiment
+from analysis.data.experiment import Experiment
+from analysis.data.run_times import measure_run_times
 from analysis.drawing import style
 from analysis.drawing.tables import DASH, Cell, Table, seed_cell, seed_table
-from runners.cells.schema import TIMING_COLUMNS
+from runners.cells.schema import PHASES
 
-PHASES = list(TIMING_COLUMNS[1:])
 TITLE = "Seconds per 1000 environment steps"
 
 
-def run_times(experiment: Experiment) -> pd.DataFrame:
-    """Measures every run by its last line of timing.csv.
-
-    Returns:
-        One row per run: task, label, seed, the seconds per 1000 environment steps in each of
-        `PHASES` and in `total`, and mark, which says why a run does not count.
-    """
-    keys = ["task", "label", "seed"]
-    timing = experiment.timing[experiment.timing["env_step"] > 0].sort_values("env_step")
-    final = timing.groupby(keys, as_index=False).last()
-    final[PHASES] = final[PHASES].mul(1000 / final["env_step"], axis=0)
-    final["total"] = final[PHASES].sum(axis=1, skipna=False)
-    times = experiment.runs[[*keys, "status"]].merge(final, on=keys, how="left")
-    times["mark"] = times["status"].where(times["status"] != "done", "")
-    times.loc[(times["mark"] == "") & times["total"].isna(), "mark"] = "without timing"
-    return times[[*keys, *PHASES, "total", "mark"]]
-
-
 def tables(experiment: Experiment) -> list[Table]:
-    """Returns the table of total times and one for each phase."""
-    times = run_times(experiment)
+    """Return the table of total times and one for each phase."""
+    times = measure_run_times(experiment)
     parts = {"total": TITLE, **{phase: f"{TITLE}, phase {phase}" for phase in PHASES}}
     return [
         seed_table(
@@ -46,7 +28,7 @@ def tables(experiment: Experiment) -> list[Table]:
             experiment.tasks,
             notice=experiment.protocol.notice,
             digits=2,
-            better="low" if part == "total" else None,
+            better="lower" if part == "total" else None,
             notes=[conditions(experiment)],
         )
         for part, title in parts.items()
@@ -54,7 +36,7 @@ def tables(experiment: Experiment) -> list[Table]:
 
 
 def conditions(experiment: Experiment) -> str:
-    """Says where and how the runs were timed, and warns where they differ."""
+    """Say where and how the runs were timed, and warn where they differ."""
     facts = experiment.runs[["machine", "settings"]]
     known = facts[(facts != "").any(axis=1)].drop_duplicates()
     lines = [
@@ -66,8 +48,8 @@ def conditions(experiment: Experiment) -> str:
 
 
 def draw(experiment: Experiment, stem: Path) -> None:
-    """Writes stacked bars of the run time to `stem`.svg and `stem`.png, one panel per task."""
-    times = run_times(experiment)
+    """Write stacked bars of the run time to `stem`.svg and `stem`.png, one panel per task."""
+    times = measure_run_times(experiment)
     with style.figure_style():
         size = (3.7, 0.75 + 0.34 * len(experiment.labels))
         figure, axes = style.panel_grid(len(experiment.tasks), size)
@@ -85,7 +67,7 @@ def draw(experiment: Experiment, stem: Path) -> None:
 def _draw_task(axis: Axes, experiment: Experiment, times: pd.DataFrame, task: str) -> None:
     for position, label in enumerate(experiment.labels):
         runs = times[times["label"] == label]
-        means = runs.loc[runs["mark"] == "", PHASES].mean()
+        means = runs.loc[runs["mark"] == "", list(PHASES)].mean()
         cell = seed_cell(runs.assign(value=runs["total"]))
         end = 0.0
         for phase in PHASES if cell.value is not None else ():
@@ -120,7 +102,7 @@ def _draw_task(axis: Axes, experiment: Experiment, times: pd.DataFrame, task: st
 
 
 def bar_text(cell: Cell) -> str:
-    """The text beside a bar: seconds with three digits, and how many runs count."""
+    """Return the text beside a bar: seconds with three digits, and how many runs count."""
     if cell.value is None:
         return f"{DASH} ({', '.join(cell.marks)})"
     seconds = f"{cell.value:,.0f}" if cell.value >= 100 else f"{cell.value:#.3g}"

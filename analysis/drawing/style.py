@@ -87,7 +87,7 @@ NOTICE_COLOR = "#B00020"
 
 
 def method_style(label: str) -> MethodStyle:
-    """Returns the style of a method label, `<algo>[@<variant>]`.
+    """Return the style of a method label, `<algo>[@<variant>]`.
 
     It depends on the label alone, so a further method never changes the others. A variant has a
     shade of its algorithm's colour and a line style and marker of its own.
@@ -105,7 +105,7 @@ def method_style(label: str) -> MethodStyle:
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """Sets fonts and lines for the figures drawn and saved inside the block."""
+    """Set fonts and lines for the figures drawn and saved inside the block."""
     settings: Any = {
         **sns.axes_style("ticks"),
         "font.family": "DejaVu Sans",
@@ -135,7 +135,7 @@ def figure_style() -> Iterator[None]:
 
 
 def panel_grid(panels: int, panel_size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
-    """Makes a figure with `panels` panels in up to `COLUMNS` columns, `panel_size` in inches."""
+    """Make a figure with `panels` panels in up to `COLUMNS` columns, `panel_size` in inches."""
     columns = min(COLUMNS, panels)
     rows = -(-panels // columns)
     # Room for a title and a footer even where there is one narrow panel.
@@ -150,7 +150,7 @@ def panel_grid(panels: int, panel_size: tuple[float, float]) -> tuple[Figure, li
 def annotate(
     figure: Figure, title: str, notice: str, footer: str, legend: Sequence[Artist] = ()
 ) -> None:
-    """Adds title, notice and legend above the panels and a footer below, wrapped to fit.
+    """Add title, notice and legend above the panels and a footer below, wrapped to fit.
 
     The figure grows by the space they need, so that the panels keep their size and nothing
     overlaps.
@@ -185,7 +185,7 @@ METADATA: dict[str, dict[str, Any]] = {
 
 
 def save(figure: Figure, stem: Path, suffixes: Sequence[str] = (".svg", ".png")) -> None:
-    """Writes `stem` with each of the suffixes; equal figures give equal bytes."""
+    """Write `stem` with each of the suffixes; equal figures give equal bytes."""
     for suffix in suffixes:
         metadata = METADATA[suffix]
         buffer = io.BytesIO()
@@ -195,7 +195,7 @@ def save(figure: Figure, stem: Path, suffixes: Sequence[str] = (".svg", ".png"))
 
 
 def number_ids(svg: bytes) -> bytes:
-    """Numbers the shared parts of an SVG file (markers, clipping areas) in their order.
+    """Number the shared parts of an SVG file (markers, clipping areas) in their order.
 
     Matplotlib names them by a hash of their exact position, whose last bit depends on the memory
     addresses by which the layout's solver orders its equations.
@@ -207,12 +207,12 @@ def number_ids(svg: bytes) -> bytes:
 
 
 def ticks() -> MaxNLocator:
-    """Places at most five intervals of ticks at round numbers."""
+    """Place at most five intervals of ticks at round numbers."""
     return MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
 
 
 def thousands() -> FuncFormatter:
-    """Formats tick values: 1500 as 1.5K, 200000 as 200K, 1000000 as 1M."""
+    """Format tick values: 1500 as 1.5K, 200000 as 200K, 1000000 as 1M."""
     return FuncFormatter(lambda value, _: _short(value))
 
 
@@ -228,7 +228,7 @@ def _pick(options: tuple[Any, ...], number: int) -> Any:
 
 
 def shade(color: str, amount: float) -> str:
-    """Mixes a colour with white (amount > 0) or black (amount < 0)."""
+    """Mix a colour with white (amount > 0) or black (amount < 0)."""
     target = 1.0 if amount > 0 else 0.0
     mixed = [channel + abs(amount) * (target - channel) for channel in to_rgb(color)]
     return to_hex((mixed[0], mixed[1], mixed[2]))

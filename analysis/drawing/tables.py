@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.statistics.types import Better
 from runners.cells.files import write_atomic
 
 DASH = "—"
@@ -23,11 +24,11 @@ class Cell:
     """One entry of a table.
 
     Attributes:
-        value: Mean over seeds, or an aggregate; None if there is not enough data.
-        n: Number of seeds, or a range such as "3–4" where tasks differ.
-        std: Sample standard deviation over seeds; None for one seed or an aggregate.
-        interval: Low and high end of a confidence interval, for an aggregate.
-        marks: What is wrong with the runs that do not count, such as "1 failed".
+        value: mean over seeds, or an aggregate; None if there is not enough data.
+        n: number of seeds, or a range such as "3–4" where tasks differ.
+        std: sample standard deviation over seeds; None for one seed or an aggregate.
+        interval: low and high end of a confidence interval, for an aggregate.
+        marks: what is wrong with the runs that do not count, such as "1 failed".
     """
 
     value: float | None = None
@@ -37,7 +38,7 @@ class Cell:
     marks: tuple[str, ...] = ()
 
     def text(self, digits: int) -> str:
-        """The entry as text, numbers with `digits` decimals."""
+        """Return the entry as text, numbers with `digits` decimals."""
         if self.value is None:
             return f"{DASH} ({', '.join(self.marks) or 'no data'})"
         notes = ", ".join([f"n={self.n}", *self.marks])
@@ -55,15 +56,15 @@ class Table:
     """A table of cells with everything a reader needs to understand it.
 
     Attributes:
-        title: What the numbers are.
-        corner: Heading of the first column.
-        rows: Row names, such as tasks.
-        columns: Column names, such as methods.
-        cells: The entry of each (row, column).
-        notes: Sentences below the table.
-        notice: What a reduced protocol must say; empty for a full one.
-        digits: Decimals to print.
-        better: "high" or "low" if the best entry of a row may be set in bold, else None.
+        title: what the numbers are.
+        corner: heading of the first column.
+        rows: row names, such as tasks.
+        columns: column names, such as methods.
+        cells: the entry of each (row, column).
+        notes: sentences below the table.
+        notice: what a reduced protocol must say; empty for a full one.
+        digits: decimals to print.
+        better: which is better, if the best entry of a row may be set in bold, else None.
     """
 
     title: str
@@ -74,10 +75,10 @@ class Table:
     notes: Sequence[str] = ()
     notice: str = ""
     digits: int = 1
-    better: str | None = None
+    better: Better | None = None
 
     def markdown(self) -> str:
-        """The table in Markdown."""
+        """Return the table in Markdown."""
         grid = [[row, *self._texts(row, "**{}**")] for row in self.rows]
         lines = [[self.corner, *self.columns], ["---"] + ["---:"] * len(self.columns), *grid]
         body = "\n".join(
@@ -86,7 +87,7 @@ class Table:
         return f"### {self.title}\n\n{body}\n\n{self._footer(chr(10) * 2)}\n"
 
     def latex(self) -> str:
-        """The table as a LaTeX float; needs the package booktabs."""
+        """Return the table as a LaTeX float; needs the package booktabs."""
         grid = [[_tex(row), *self._texts(row, r"\textbf{{{}}}", _tex)] for row in self.rows]
         lines = [
             r"\begin{table}",
@@ -104,7 +105,7 @@ class Table:
         return "\n".join(lines) + "\n"
 
     def text(self, width: int) -> str:
-        """The table as plain text, with columns moved to further blocks where `width` is full."""
+        """Return the table as plain text, further columns in blocks below where `width` is full."""
         grid = [[self.corner, *self.columns]]
         grid += [[row, *self._texts(row, "{}")] for row in self.rows]
         widths = [max(len(line[i]) for line in grid) for i in range(len(grid[0]))]
@@ -117,7 +118,7 @@ class Table:
         return f"{self.title}\n\n" + "\n\n".join(blocks) + f"\n\n{self._footer(chr(10))}\n"
 
     def records(self) -> list[dict[str, object]]:
-        """The table in long form, one dict per entry, with unrounded numbers."""
+        """Return the table in long form, one dict per entry, with unrounded numbers."""
         records: list[dict[str, object]] = []
         for (row, column), cell in self.cells.items():
             low, high = cell.interval or (None, None)
@@ -143,10 +144,10 @@ class Table:
         return [bold.format(text) if name == winner else text for name, text in texts]
 
     def winner(self, row: str) -> str | None:
-        """The column whose mean ± std lies clear of all others in the row, if there is one."""
+        """Return the column whose mean ± std lies clear of all others in the row, if any does."""
         if self.better is None or self.notice:
             return None
-        sign = 1.0 if self.better == "high" else -1.0
+        sign = 1.0 if self.better == "higher" else -1.0
         spans = {}
         for column in self.columns:
             cell = self.cells[row, column]
@@ -174,20 +175,20 @@ def seed_table(
     *,
     notice: str,
     digits: int = 1,
-    better: str | None = None,
+    better: Better | None = None,
     notes: Sequence[str] = (),
 ) -> Table:
-    """Builds a table of mean ± std over seeds.
+    """Build a table of mean ± std over seeds.
 
     Args:
-        title: What the numbers are.
-        values: One row per run: task, label, value, mark. A run counts if its mark is empty.
-        names: The column heading of each label.
-        tasks: The rows.
-        notice: What a reduced protocol must say.
-        digits: Decimals to print.
-        better: "high" or "low" if the best entry of a row may be set in bold.
-        notes: Sentences below the table.
+        title: what the numbers are.
+        values: one row per run: task, label, value, mark. A run counts if its mark is empty.
+        names: the column heading of each label.
+        tasks: the rows.
+        notice: what a reduced protocol must say.
+        digits: decimals to print.
+        better: which is better, if the best entry of a row may be set in bold.
+        notes: sentences below the table.
     """
     groups = dict(iter(values.groupby(["task", "label"])))
     empty = values.iloc[:0]
@@ -203,7 +204,7 @@ def seed_table(
 
 
 def seed_cell(values: pd.DataFrame) -> Cell:
-    """Sums up the runs of one method on one task; columns value and mark as in `seed_table`."""
+    """Sum up the runs of one method on one task; columns value and mark as in `seed_table`."""
     counted = values.loc[values["mark"] == "", "value"]
     marks = values.loc[values["mark"] != "", "mark"].value_counts(sort=False).sort_index()
     if counted.empty and len(marks) == 1:
@@ -216,7 +217,7 @@ def seed_cell(values: pd.DataFrame) -> Cell:
 
 
 def write_tables(tables: Sequence[Table], stem: Path) -> None:
-    """Writes tables to `stem`.md, `stem`.tex and, in long form, `stem`.csv."""
+    """Write tables to `stem`.md, `stem`.tex and, in long form, `stem`.csv."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(stem.with_suffix(".md"), "\n".join(table.markdown() for table in tables))
     tex = TEX_HEADER + "\n".join(table.latex() for table in tables)
@@ -226,7 +227,7 @@ def write_tables(tables: Sequence[Table], stem: Path) -> None:
 
 
 def markdown_text(text: str) -> str:
-    """Escapes what would end a Markdown cell or be taken for a tag."""
+    """Escape what would end a Markdown cell or be taken for a tag."""
     return text.replace("|", r"\|").replace("<", "&lt;")
 
 
@@ -236,7 +237,7 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _blocks(widths: list[int], width: int) -> list[list[int]]:
-    """Splits the columns after the first into blocks that fit beside the first."""
+    """Split the columns after the first into blocks that fit beside the first."""
     blocks: list[list[int]] = [[]]
     used = widths[0]
     for i in range(1, len(widths)):
@@ -253,6 +254,6 @@ def _right(line: list[str], widths: list[int], block: list[int]) -> list[str]:
 
 
 def _tex(text: str) -> str:
-    """Escapes text for LaTeX."""
+    """Escape text for LaTeX."""
     text = text.translate(TEX_ESCAPES)
     return re.sub(r"`([^`]*)`", r"\\texttt{\1}", text)

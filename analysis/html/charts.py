@@ -1,21 +1,23 @@
 """The charts of the HTML report; each shows the same numbers as the figure of its name."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from xml.etree.ElementTree import Element
 
 import numpy as np
 import pandas as pd
 
-from analysis.data.load import SUCCESS_MEASURES, Experiment, Measure
+from analysis.data.experiment import SUCCESS_MEASURES, Experiment, Measure
+from analysis.data.scores import Scores
 from analysis.drawing import runtime
-from analysis.drawing.intervals import Comparison
 from analysis.drawing.profiles import THRESHOLDS
 from analysis.drawing.tables import Table, seed_cell
 from analysis.html import svg
 from analysis.html.markup import element
-from analysis.statistics.stats import performance_profile, performance_profile_band
+from analysis.html.methods import Method
+from analysis.statistics.aggregates import AGGREGATES, performance_profile
+from analysis.statistics.intervals import performance_profile_band
+from runners.cells.schema import PHASES
 
 MAX_POINTS = 200
 """Evaluations that a curve is drawn with at most, about one per unit of the chart's width."""
@@ -26,36 +28,6 @@ ROOM = 0.04
 """Share of the values' range that stays free above and below them."""
 
 
-@dataclass(frozen=True)
-class Method:
-    """A method in the report.
-
-    Attributes:
-        number: Its place among the methods, by which the filters of the page know it.
-        label: `<algo>[@<variant>]`.
-        name: What to print.
-    """
-
-    number: int
-    label: str
-    name: str
-
-    @property
-    def class_(self) -> str:
-        """The CSS class that sets its colour."""
-        return f"method-{self.number}"
-
-    @property
-    def tags(self) -> dict[str, str]:
-        """Attributes of an element that belongs to the method: its colour, and its filter."""
-        return {"class_": self.class_, "data_method": str(self.number)}
-
-
-def list_methods(experiment: Experiment) -> list[Method]:
-    """Lists the methods of an experiment in the order of its tables."""
-    return [Method(i, *pair) for i, pair in enumerate(experiment.names.items())]
-
-
 def learning_curves(
     experiment: Experiment,
     task: str,
@@ -63,14 +35,14 @@ def learning_curves(
     curves: Mapping[Any, pd.DataFrame],
     methods: Sequence[Method],
 ) -> Element:
-    """Draws the learning curves of a task.
+    """Draw the learning curves of a task.
 
     Args:
-        experiment: The runs.
-        task: Task id.
-        measure: What the curves show, as in `Experiment.curves`.
-        curves: For each (task, label) the rows of `curves.plotted`.
-        methods: The methods.
+        experiment: the runs.
+        task: task id.
+        measure: what the curves show, as in `Experiment.curves`.
+        curves: for each (task, label) the rows of `curves.plotted`.
+        methods: the methods.
     """
     drawn = {
         method: curves[task, method.label] for method in methods if (task, method.label) in curves
@@ -101,12 +73,12 @@ def learning_curves(
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean, std and number of seeds at each evaluation, of one method on one task."""
+    """Return mean, std and number of seeds at each evaluation, of one method on one task."""
     return rows.groupby("env_step")["value"].agg(["mean", "std", "count"])
 
 
 def thinned(count: int, limit: int) -> list[int]:
-    """Chooses at most `limit` of `count` positions at equal distances, the last one among them."""
+    """Choose at most `limit` of `count` positions at equal distances, the last one among them."""
     stride = -(-count // limit) if count else 1
     return list(range(count - 1, -1, -stride))[::-1]
 
@@ -114,13 +86,13 @@ def thinned(count: int, limit: int) -> list[int]:
 def run_times(
     experiment: Experiment, task: str, times: pd.DataFrame, methods: Sequence[Method]
 ) -> Element:
-    """Draws the run time of each method on a task as bars of its phases.
+    """Draw the run time of each method on a task as bars of its phases.
 
     Args:
-        experiment: The runs.
-        task: Task id.
-        times: The frame of `runtime.run_times`.
-        methods: The methods.
+        experiment: the runs.
+        task: task id.
+        times: the frame of `measure_run_times`.
+        methods: the methods.
     """
     times = times[times["task"] == task]
     longest = times.loc[times["mark"] == ""].groupby("label")["total"].mean().max()
@@ -129,32 +101,28 @@ def run_times(
     for method in methods:
         runs = times[times["label"] == method.label]
         cell = seed_cell(runs.assign(value=runs["total"]))
-        means = runs.loc[runs["mark"] == "", runtime.PHASES].mean()
+        means = runs.loc[runs["mark"] == "", list(PHASES)].mean()
         bars, end = [], 0.0
-        for phase in runtime.PHASES if cell.value is not None else ():
+        for phase in PHASES if cell.value is not None else ():
             places = scale(end), scale(end + means[phase])
             bars.append(svg.bar(*places, class_="phase", fill=f"url(#phase-{phase})"))
             end += means[phase]
         text = f"{method.name}: {runtime.bar_text(cell)}"
         rows.append(svg.row(text, *bars, data_method=method.tags["data_method"]))
-    description = (
-        f"A bar for each of {len(methods)} methods, split into {', '.join(runtime.PHASES)}."
-    )
+    description = f"A bar for each of {len(methods)} methods, split into {', '.join(PHASES)}."
     return svg.row_chart(f"Run time on {task}", description, scale, runtime.TITLE, rows)
 
 
-def aggregates(
-    comparison: Comparison, table: Table, aggregate: str, methods: Sequence[Method]
-) -> Element:
-    """Draws the estimate and interval of one aggregate for each method.
+def aggregates(scores: Scores, table: Table, aggregate: str, methods: Sequence[Method]) -> Element:
+    """Draw the estimate and interval of one aggregate for each method.
 
     Args:
-        comparison: The aggregates.
-        table: What `intervals.table` makes of them.
-        aggregate: A row of the table.
-        methods: The methods.
+        scores: the scores and their aggregates.
+        table: what `intervals.table` makes of them.
+        aggregate: a row of the table.
+        methods: the methods.
     """
-    known = [estimates[aggregate] for estimates in comparison.estimates.values()]
+    known = [estimates[aggregate] for estimates in scores.estimates.values()]
     scale = svg.row_scale(*_limits([(estimate.low, estimate.high) for estimate in known]))
     rows = []
     for method in methods:
@@ -167,36 +135,34 @@ def aggregates(
             parts.append(svg.tick(scale(cell.value)))
         text = f"{method.name}: {cell.text(table.digits)}"
         rows.append(svg.row(text, *parts, **method.tags))
-    better = "lower is better" if aggregate == "Optimality gap" else "higher is better"
-    label = f"normalised score ({better})"
+    label = f"normalised score ({AGGREGATES[aggregate].better} is better)"
     description = f"A point estimate for each of {len(methods)} methods, with its interval."
     return svg.row_chart(aggregate, description, scale, label, rows)
 
 
-def profiles(comparison: Comparison, methods: Sequence[Method]) -> Element:
-    """Draws the performance profiles of methods that are finished on all tasks."""
-    scores = {
-        method: [comparison.scores[method.label][task] for task in comparison.tasks]
-        for method in methods
+def profiles(scores: Scores, methods: Sequence[Method]) -> Element:
+    """Draw the performance profiles of methods that are finished on all tasks."""
+    runs = {
+        method: [scores.by_task[method.label][task] for task in scores.tasks] for method in methods
     }
-    pooled = [runs for by_task in scores.values() for runs in by_task]
-    low, high = min(runs.min() for runs in pooled), max(runs.max() for runs in pooled)
+    pooled = [task for tasks in runs.values() for task in tasks]
+    low, high = min(task.min() for task in pooled), max(task.max() for task in pooled)
     panel = svg.Panel.over(_limits([(low, high)]), (-ROOM, 1 + ROOM))
     thresholds = np.linspace(low, high, THRESHOLDS)
     groups = []
-    for method, by_task in scores.items():
-        fractions = performance_profile(by_task, thresholds)
+    for method, tasks in runs.items():
+        fractions = performance_profile(tasks, thresholds)
         points = list(zip(thresholds, fractions, strict=True))
         parts = [panel.line(points, "mean", svg.dash(method.label))]
-        if not comparison.single(method.label):
-            band = performance_profile_band(by_task, thresholds)
+        if not scores.single(method.label):
+            band = performance_profile_band(tasks, thresholds)
             parts.insert(0, panel.band(list(zip(thresholds, *band, strict=True))))
         marker = svg.marker(method.label)
         parts += [panel.mark(marker, *points[i]) for i in thinned(THRESHOLDS, MARKERS)]
         groups.append(element("g", element("title", method.name), *parts, **method.tags))
     description = (
         "For each score, the fraction of runs that score above it, averaged over "
-        f"{len(comparison.tasks)} tasks, a line for each of {len(scores)} methods."
+        f"{len(scores.tasks)} tasks, a line for each of {len(runs)} methods."
     )
     axes = panel.axes("normalised score τ", "fraction of runs with score > τ")
     return svg.chart("Performance profiles", description, axes, *groups)
@@ -208,7 +174,7 @@ def _method_curves(
     rows: pd.DataFrame,
     statuses: Mapping[tuple[str, int], str],
 ) -> Element:
-    """Draws band, single seeds, mean, markers and ends of one method's curves."""
+    """Draw band, single seeds, mean, markers and ends of one method's curves."""
     points = summary(rows)
     points = points.iloc[thinned(len(points), MAX_POINTS)]
     deviating = points.dropna()
@@ -233,7 +199,7 @@ def _method_curves(
 
 
 def _extent(rows: pd.DataFrame) -> tuple[float, float]:
-    """The lowest and the highest value of a method's curves and of their band, NaN if none."""
+    """Return the lowest and highest value of a method's curves and their band, NaN if none."""
     points = summary(rows)
     values = pd.concat(
         [rows["value"], points["mean"] - points["std"], points["mean"] + points["std"]]
@@ -242,7 +208,7 @@ def _extent(rows: pd.DataFrame) -> tuple[float, float]:
 
 
 def _limits(extents: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """The range of an axis that shows all extents, with some room; (0, 1) without any."""
+    """Return the range of an axis that shows all extents, with some room; (0, 1) without any."""
     finite = [extent for extent in extents if np.isfinite(extent).all()]
     if not finite:
         return 0.0, 1.0

@@ -9,11 +9,11 @@ Child = Element | str | None
 
 
 def element(tag: str, *children: Child, **attributes: Any) -> Element:
-    """Makes an element of HTML or SVG.
+    """Make an element of HTML or SVG.
 
     Args:
-        tag: Its name.
-        *children: Elements and texts in order; None is left out.
+        tag: its name.
+        *children: elements and texts in order; None is left out.
         **attributes: `data_task` stands for data-task and `class_` for class. None and False leave
             the attribute out, True is an attribute without a value.
     """
@@ -33,7 +33,7 @@ def element(tag: str, *children: Child, **attributes: Any) -> Element:
 
 
 def write(node: Element) -> str:
-    """Writes an element as HTML."""
+    """Write an element as HTML."""
     return tostring(node, encoding="unicode", method="html")
 
 
@@ -43,13 +43,13 @@ def grid(
     rows: Sequence[Element],
     tags: Sequence[Mapping[str, Any]] | None = None,
 ) -> Element:
-    """Makes a table that the page's script can sort, in a frame that scrolls where it is too wide.
+    """Make a table that the page's script can sort, in a frame that scrolls where it is too wide.
 
     Args:
-        title: What the table shows, for those who do not see it.
-        heads: The headings of the columns.
-        rows: What `row` returns for each row.
-        tags: Further attributes of each heading.
+        title: what the table shows, for those who do not see it.
+        heads: the headings of the columns.
+        rows: what `row` returns for each row.
+        tags: further attributes of each heading.
     """
     tags = tags or [{}] * len(heads)
     cells = [
@@ -71,13 +71,13 @@ def row(
     values: Sequence[float | None] = (),
     **attributes: Any,
 ) -> Element:
-    """Makes a row of a table, whose first cell is its heading.
+    """Make a row of a table, whose first cell is its heading.
 
     Args:
-        texts: The texts of the cells.
-        tags: Further attributes of each cell.
-        values: The numbers that the cells are sorted by, instead of their texts.
-        **attributes: Attributes of the row.
+        texts: the texts of the cells.
+        tags: further attributes of each cell.
+        values: the numbers that the cells are sorted by, instead of their texts.
+        **attributes: attributes of the row.
     """
     cells = []
     for i, text in enumerate(texts):
@@ -89,24 +89,24 @@ def row(
 
 
 def definition_list(facts: Mapping[str, str]) -> Element:
-    """Lists names and what they stand for."""
+    """List names and what they stand for."""
     pairs = [(element("dt", name), element("dd", text)) for name, text in facts.items()]
     return element("dl", *chain.from_iterable(pairs))
 
 
 def folded(title: str, *children: Child, **attributes: Any) -> Element:
-    """Makes a part that is closed until a reader opens it, or prints the page."""
+    """Make a part that is closed until a reader opens it, or prints the page."""
     return element("details", element("summary", title), *children, **attributes)
 
 
 def command(lines: Sequence[str], label: str) -> Element:
-    """Shows commands, one on a line."""
+    """Show commands, one on a line."""
     code = element("code", "\n".join(lines))
     return element("pre", code, tabindex="0", role="region", aria_label=label)
 
 
 def prose(text: str, **attributes: Any) -> Element:
-    """Makes a paragraph in which `words` between backticks are code."""
+    """Make a paragraph in which `words` between backticks are code."""
     parts: list[Child] = [
         element("code", part) if i % 2 else part for i, part in enumerate(text.split("`"))
     ]
@@ -114,6 +114,6 @@ def prose(text: str, **attributes: Any) -> Element:
 
 
 def checkbox(name: str, value: str, *content: Child, **attributes: Any) -> Element:
-    """Makes a ticked box with its label; the attributes are the label's."""
+    """Make a ticked box with its label; the attributes are the label's."""
     box = element("input", type="checkbox", name=name, value=value, checked=True)
     return element("label", box, *content, **attributes)

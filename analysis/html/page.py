@@ -15,14 +15,15 @@ from xml.etree.ElementTree import Element
 
 from matplotlib.colors import to_rgb
 
-from analysis import claims
-from analysis.data.load import Experiment
+from analysis.data.experiment import Experiment
+from analysis.data.scores import Scores
 from analysis.drawing import style
-from analysis.drawing.intervals import Comparison
 from analysis.drawing.tables import Table
-from analysis.html import charts, sections, svg
-from analysis.html.charts import Method
+from analysis.html import results, sections, svg
 from analysis.html.markup import Child, checkbox, element, write
+from analysis.html.methods import Method, list_methods
+from analysis.papers.claim_list import claims
+from analysis.papers.claim_tests import decide
 
 THEMES = {"light": ("#FFFFFF", 3.0), "dark": ("#15181D", 4.5)}
 """The background of each theme, as in style.css, and the least contrast of a line against it.
@@ -31,32 +32,30 @@ WCAG 2.2, criterion 1.4.11, asks for 3; thin lines on black need more to look th
 """
 
 
-def page(
-    experiment: Experiment, comparison: Comparison, documents: Mapping[str, Sequence[Table]]
-) -> str:
-    """Writes the page.
+def page(experiment: Experiment, scores: Scores, documents: Mapping[str, Sequence[Table]]) -> str:
+    """Write the page.
 
     Args:
-        experiment: The runs.
-        comparison: The aggregates of their scores.
-        documents: The tables of the report by topic, as `analysis.report` writes them: returns,
+        experiment: the runs.
+        scores: their normalised scores.
+        documents: the tables of the report by topic, as `analysis.report` writes them: returns,
             runtime, aggregate, and success where a task reports it.
 
     Returns:
         The file's text; equal files of an experiment give equal text.
     """
-    methods = charts.list_methods(experiment)
+    methods = list_methods(experiment)
     values = [*documents.get("success", ()), *documents["returns"]]
     [aggregate] = documents["aggregate"]
-    findings = claims.judge(claims.choose([]), [experiment])
+    findings = decide(claims(), [experiment])
     parts = {
         "Overview": sections.overview(experiment, methods),
         "Runs that are not done": sections.unfinished(experiment, methods),
-        "Learning curves": sections.learning_curves(experiment, methods),
-        "Results": sections.results(experiment, methods, values),
-        "Run time": sections.run_times(experiment, methods, documents["runtime"]),
-        "Aggregates": sections.aggregates(experiment, comparison, methods, aggregate),
-        "Performance profiles": sections.profiles(experiment, comparison, methods),
+        "Learning curves": results.learning_curves(experiment, methods),
+        "Results": results.results(experiment, methods, values),
+        "Run time": results.run_times(experiment, methods, documents["runtime"]),
+        "Aggregates": results.aggregates(experiment, scores, methods, aggregate),
+        "Performance profiles": results.profiles(experiment, scores, methods),
         "Claims": sections.claim_verdicts(findings),
         "Manifests": sections.manifests(experiment, methods),
         "How to reproduce": sections.reproduce(experiment),
@@ -80,7 +79,7 @@ def page(
 
 
 def readable(color: str, theme: str) -> str:
-    """Mixes a colour with black or white until it stands out from the theme's background."""
+    """Mix a colour with black or white until it stands out from the theme's background."""
     background, least = THEMES[theme]
     toward = 1 if _luminance(background) < 0.5 else -1
     shades = (style.shade(color, toward * step / 20) for step in range(21))
@@ -88,13 +87,13 @@ def readable(color: str, theme: str) -> str:
 
 
 def contrast(first: str, second: str) -> float:
-    """The contrast of two colours by WCAG 2.2, from 1 to 21."""
+    """Return the contrast of two colours by WCAG 2.2, from 1 to 21."""
     low, high = sorted((_luminance(first), _luminance(second)))
     return (high + 0.05) / (low + 0.05)
 
 
 def _luminance(color: str) -> float:
-    """The relative luminance by WCAG 2.2, from 0 for black to 1 for white."""
+    """Return the relative luminance by WCAG 2.2, from 0 for black to 1 for white."""
     red, green, blue = (
         channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4
         for channel in to_rgb(color)
@@ -119,7 +118,7 @@ def _contents(titles: Iterable[str]) -> Element:
 
 
 def _filters(experiment: Experiment, methods: Sequence[Method]) -> list[Element]:
-    """Makes the filters, which stay hidden until the script works, and a line on what they show."""
+    """Make the filters, which stay hidden until the script works, and a line on what they show."""
     suites = {task: task.split("/")[0] for task in experiment.tasks}
     groups = {
         "suite": [checkbox("suite", suite, suite) for suite in dict.fromkeys(suites.values())],
@@ -150,13 +149,13 @@ def _filters(experiment: Experiment, methods: Sequence[Method]) -> list[Element]
 
 
 def _choice(text: str, group: str) -> Element:
-    """A button that ticks all boxes of a group, or none."""
+    """Return a button that ticks all boxes of a group, or none."""
     rest = element("span", f" {group}s", class_="unseen")
     return element("button", text, rest, type="button", data_group=group, data_choice=text.lower())
 
 
 def _colours(methods: Sequence[Method]) -> str:
-    """The colour of each method in both themes; dark only on a screen, as paper is white."""
+    """Return the colour of each method in both themes; dark only on a screen, as paper is white."""
     light, dark = (
         "\n".join(
             f".{method.class_} {{ --color: "
@@ -169,7 +168,7 @@ def _colours(methods: Sequence[Method]) -> str:
 
 
 def _policy(look: str, script: str) -> str:
-    """What the browser may load and run: only the page's own style and script."""
+    """Return what the browser may load and run: only the page's own style and script."""
     rules = [
         "default-src 'none'",
         f"style-src {_hash(look)}",

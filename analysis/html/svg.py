@@ -38,12 +38,12 @@ class Scale:
     end: float
 
     def __call__(self, value: float) -> float:
-        """The position of a value, in units of the chart."""
+        """Return the position of a value, in units of the chart."""
         share = (value - self.low) / (self.high - self.low)
         return self.start + share * (self.end - self.start)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """The positions of round values inside the range, and their texts."""
+        """Return the positions of round values inside the range, and their texts."""
         values = style.ticks().tick_values(self.low, self.high)
         slack = 1e-9 * (self.high - self.low)
         inside = (value for value in values if self.low - slack <= value <= self.high + slack)
@@ -59,11 +59,11 @@ class Panel:
 
     @classmethod
     def over(cls, x: tuple[float, float], y: tuple[float, float]) -> "Panel":
-        """Makes a panel that shows the ranges `x` and `y`; an empty range is widened."""
+        """Make a panel that shows the ranges `x` and `y`; an empty range is widened."""
         return cls(Scale(*_wide(x), LEFT, WIDTH - RIGHT), Scale(*_wide(y), HEIGHT - BOTTOM, TOP))
 
     def axes(self, x_label: str, y_label: str) -> Element:
-        """Draws grid, tick texts and labels."""
+        """Draw grid, tick texts and labels."""
         bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
         parts = []
         for position, text in self.x.ticks():
@@ -81,7 +81,7 @@ class Panel:
         return element("g", *parts, class_="axes", aria_hidden="true")
 
     def line(self, points: Iterable[tuple[float, float]], class_: str, dash: str = "") -> Element:
-        """Draws a line through the points (x, y), broken where one is not finite."""
+        """Draw a line through the points (x, y), broken where one is not finite."""
         steps, pen = [], "M"
         for x, y in points:
             if math.isfinite(y):
@@ -90,19 +90,19 @@ class Panel:
         return element("path", class_=class_, d="".join(steps), stroke_dasharray=dash or None)
 
     def band(self, points: Sequence[tuple[float, float, float]]) -> Element:
-        """Fills between low and high of the points (x, low, high), which must be finite."""
+        """Fill between low and high of the points (x, low, high), which must be finite."""
         edge = [(x, low) for x, low, _ in points] + [(x, high) for x, _, high in reversed(points)]
         places = [f"{_number(self.x(x))} {_number(self.y(y))}" for x, y in edge]
         return element("path", class_="band", d=f"M{'L'.join(places)}Z" if places else "")
 
     def mark(self, name: str, x: float, y: float, class_: str | None = None) -> Element:
-        """Places a mark of `definitions` at a point."""
+        """Place a mark of `definitions` at a point."""
         place = {"x": _number(self.x(x)), "y": _number(self.y(y))}
         return element("use", href=f"#{name}", class_=class_, **place)
 
 
 def chart(title: str, description: str, *children: Child, height: float = HEIGHT) -> Element:
-    """Makes the SVG of a chart, with its name and its description for those who do not see it."""
+    """Make the SVG of a chart, with its name and its description for those who do not see it."""
     box = f"0 0 {WIDTH:g} {height:g}"
     texts = (element("title", title), element("desc", description))
     return element("svg", *texts, *children, class_="chart", viewBox=box, role="img")
@@ -111,14 +111,14 @@ def chart(title: str, description: str, *children: Child, height: float = HEIGHT
 def row_chart(
     title: str, description: str, scale: Scale, label: str, rows: Sequence[Element]
 ) -> Element:
-    """Makes a chart of rows below one horizontal axis; the page may leave rows out.
+    """Make a chart of rows below one horizontal axis; the page may leave rows out.
 
     Args:
-        title: Name of the chart.
-        description: What it shows, in a sentence.
-        scale: Maps values to positions.
-        label: What the values are, and their unit.
-        rows: What `row` returns for each row.
+        title: name of the chart.
+        description: what it shows, in a sentence.
+        scale: maps values to positions.
+        label: what the values are, and their unit.
+        rows: what `row` returns for each row.
     """
     height = ROW_TOP + ROW_HEIGHT * len(rows)
     parts = [_text(ROW_LEFT, 11, label, "start")]
@@ -133,30 +133,30 @@ def row_chart(
 
 
 def row_scale(low: float, high: float) -> Scale:
-    """Maps the range of a row chart's values to its width."""
+    """Map the range of a row chart's values to its width."""
     return Scale(*_wide((low, high)), ROW_LEFT + 8, WIDTH - RIGHT)
 
 
 def row(text: str, *children: Child, **attributes: str) -> Element:
-    """Makes a row of a row chart: a line of text with bars below it."""
+    """Make a row of a row chart: a line of text with bars below it."""
     shown = text if len(text) <= ROW_LETTERS else f"{text[: ROW_LETTERS - 1]}…"
     line = element("text", shown, x=f"{ROW_LEFT:g}", y="11")
     return element("g", element("title", text), line, *children, **attributes)
 
 
 def bar(start: float, end: float, **attributes: str) -> Element:
-    """Draws a bar of a row between two positions."""
+    """Draw a bar of a row between two positions."""
     size = {"x": _number(start), "width": _number(max(0.0, end - start))}
     return element("rect", y="15", height="11", **size, **attributes)
 
 
 def tick(position: float) -> Element:
-    """Draws the line of a point estimate in a row."""
+    """Draw the line of a point estimate in a row."""
     return element("path", class_="point", d=f"M{_number(position)} 13V28")
 
 
 def swatch(label: str, class_: str) -> Element:
-    """Draws the sample of a method's line and marker for a legend."""
+    """Draw the sample of a method's line and marker for a legend."""
     line = element("path", class_="mean", d="M1 6H33", stroke_dasharray=dash(label) or None)
     mark = element("use", href=f"#{marker(label)}", x="17", y="6")
     box = {"viewBox": "0 0 34 12", "width": "34", "height": "12"}
@@ -164,14 +164,14 @@ def swatch(label: str, class_: str) -> Element:
 
 
 def phase_swatch(phase: str) -> Element:
-    """Draws the sample of a phase's bar for a legend."""
+    """Draw the sample of a phase's bar for a legend."""
     sample = element("rect", width="18", height="12", class_="phase", fill=f"url(#phase-{phase})")
     box = {"viewBox": "0 0 18 12", "width": "18", "height": "12"}
     return element("svg", sample, class_="swatch", aria_hidden="true", **box)
 
 
 def dash(label: str) -> str:
-    """The dashes of a method's line in units of the chart, empty for a solid line."""
+    """Return the dashes of a method's line in units of the chart, empty for a solid line."""
     linestyle = style.method_style(label).linestyle
     if isinstance(linestyle, str):
         return ""
@@ -179,12 +179,12 @@ def dash(label: str) -> str:
 
 
 def marker(label: str) -> str:
-    """The id of a method's marker among the `definitions`."""
+    """Return the id of a method's marker among the `definitions`."""
     return f"marker-{ord(style.method_style(label).marker)}"
 
 
 def definitions(labels: Iterable[str]) -> Element:
-    """Draws what the charts refer to: markers, marks of ends, and hatches of phases."""
+    """Draw what the charts refer to: markers, marks of ends, and hatches of phases."""
     names = {marker(label): style.method_style(label).marker for label in labels}
     shapes = [element("path", id=name, d=_outline(kind)) for name, kind in sorted(names.items())]
     shapes.append(element("path", id="stopped", d="M-3 -3L3 3M-3 3L3 -3"))
@@ -210,7 +210,7 @@ HATCHES = {"": "", "//": "M-1 7L7 -1", "..": "M2 3H4", "xx": "M0 0L6 6M0 6L6 0"}
 
 
 def _outline(kind: str) -> str:
-    """The outline of one of matplotlib's markers as an SVG path, straight between its corners."""
+    """Return the outline of a matplotlib marker as an SVG path, straight between its corners."""
     mark = MarkerStyle(kind)
     path = mark.get_path().transformed(mark.get_transform())
     # matplotlib's y axis points up; polygons approximate curves well enough at this size.
@@ -233,5 +233,5 @@ def _text(x: float, y: float, text: str, anchor: str) -> Element:
 
 
 def _number(value: float) -> str:
-    """A coordinate with one decimal, which is a fraction of a pixel."""
+    """Return a coordinate with one decimal, which is a fraction of a pixel."""
     return f"{round(value, 1) + 0.0:g}"

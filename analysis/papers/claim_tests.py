@@ -13,12 +13,13 @@ from math import isfinite, log
 import numpy as np
 import pandas as pd
 
-from analysis.data.load import Experiment, Measure, Protocol
+from analysis.data.experiment import Experiment, Measure, ProtocolRecord
+from analysis.data.run_times import measure_run_times
 from analysis.data.values import run_values
-from analysis.drawing.runtime import run_times
-from analysis.papers.claim_list import SECONDS, Arm, Claim, Part
-from analysis.statistics.effects import logarithms, ratio
-from analysis.statistics.stats import Array, Estimate, difference, seeds_needed
+from analysis.papers.claim import SECONDS, Claim, ClaimTest, Side
+from analysis.statistics.effects import difference, logarithms, ratio, seeds_needed
+from analysis.statistics.intervals import Estimate
+from analysis.statistics.types import Array
 
 SUPPORTED, REFUTED, OPEN = "supported", "not supported", "not enough data"
 REDUCED = "reduced protocol"
@@ -32,11 +33,11 @@ Method = frozenset[str]
 
 @dataclass(frozen=True)
 class Sample:
-    """The runs of one arm in one experiment.
+    """The runs of one side in one experiment.
 
     Attributes:
-        experiment: Where they are.
-        values: The value of each run that counts, indexed by seed.
+        experiment: where they are.
+        values: the value of each run that counts, indexed by seed.
     """
 
     experiment: Experiment
@@ -48,16 +49,16 @@ class Outcome:
     """What the runs say about one test.
 
     Attributes:
-        part: The test.
+        test: the test.
         word: `SUPPORTED`, `REFUTED` or `OPEN`.
-        reasons: Why it is open.
-        estimate: The effect with its 95 % interval, None without runs.
-        samples: The runs of each arm that gave the estimate; empty without it.
-        missing: The labels of the arms without enough runs that can decide.
-        more: How many more seeds of each arm would decide; None where that is not known.
+        reasons: why it is open.
+        estimate: the effect with its 95 % interval, None without runs.
+        samples: the runs of each side that gave the estimate; empty without it.
+        missing: the labels of the sides without enough runs that can decide.
+        more: how many more seeds of each side would decide; None where that is not known.
     """
 
-    part: Part
+    test: ClaimTest
     word: str = OPEN
     reasons: tuple[str, ...] = ()
     estimate: Estimate | None = None
@@ -71,8 +72,8 @@ class Finding:
     """What the runs say about a claim.
 
     Attributes:
-        claim: The claim.
-        outcomes: One for each of its tests.
+        claim: the claim.
+        outcomes: one for each of its tests.
         word: `SUPPORTED`, `REFUTED` or `OPEN`.
     """
 
@@ -81,7 +82,7 @@ class Finding:
     word: str
 
     def count(self, word: str) -> int:
-        """Counts the tests with this outcome."""
+        """Count the tests with this outcome."""
         return sum(outcome.word == word for outcome in self.outcomes)
 
     @property
@@ -91,17 +92,17 @@ class Finding:
         for outcome in self.outcomes:
             for label in outcome.missing:
                 known = tasks.setdefault(label, [])
-                if outcome.part.task not in known:
-                    known.append(outcome.part.task)
+                if outcome.test.task not in known:
+                    known.append(outcome.test.task)
         return tasks
 
 
-def judge(chosen: Iterable[Claim], experiments: Sequence[Experiment]) -> list[Finding]:
-    """Tests claims on the runs of some experiments."""
+def decide(chosen: Iterable[Claim], experiments: Sequence[Experiment]) -> list[Finding]:
+    """Decide claims by the runs of some experiments."""
     evidence = Evidence(experiments)
     findings = []
     for claim in chosen:
-        outcomes = tuple(_judge_part(part, claim, evidence) for part in claim.parts)
+        outcomes = tuple(_decide_test(test, claim, evidence) for test in claim.tests)
         words = [outcome.word for outcome in outcomes]
         word = OPEN
         if words.count(SUPPORTED) >= claim.needed:
@@ -119,13 +120,13 @@ class Evidence:
         self._experiments = experiments
         self._tables = cache(self._tabulate)
 
-    def samples(self, task: str, arm: Arm, measure: Measure) -> list[Sample]:
-        """Returns the runs of an arm that count, one sample for each experiment that has some."""
-        tables = (self._tables(i, arm.value, measure) for i in range(len(self._experiments)))
+    def samples(self, task: str, side: Side, measure: Measure) -> list[Sample]:
+        """Return the runs of a side that count, one sample for each experiment that has some."""
+        tables = (self._tables(i, side.value, measure) for i in range(len(self._experiments)))
         return [
-            Sample(experiment, table[task, _method(arm.label)])
+            Sample(experiment, table[task, _method(side.label)])
             for experiment, table in zip(self._experiments, tables, strict=True)
-            if (task, _method(arm.label)) in table
+            if (task, _method(side.label)) in table
         ]
 
     def _tabulate(
@@ -133,7 +134,7 @@ class Evidence:
     ) -> dict[tuple[str, Method], pd.Series]:
         experiment = self._experiments[position]
         if value == SECONDS:
-            times = run_times(experiment)
+            times = measure_run_times(experiment)
             runs = times.assign(value=times["total"])
         else:
             runs = run_values(experiment, value, measure)
@@ -144,61 +145,61 @@ class Evidence:
         }
 
 
-def measure_effect(part: Part, values: Sequence[Array], *, paired: bool) -> Estimate | None:
-    """Estimates the effect that a test is about, with its 95 % interval.
+def measure_effect(test: ClaimTest, values: Sequence[Array], *, paired: bool) -> Estimate | None:
+    """Estimate the effect that a test is about, with its 95 % interval.
 
     Args:
-        part: The test.
-        values: For each arm the value of each run [runs].
-        paired: Whether the runs at one place share environment and seed.
+        test: the test.
+        values: for each side the value of each run [runs].
+        paired: whether the runs at one place share environment and seed.
 
     Returns:
         The effect in the unit of the test; None if a ratio has no logarithm.
     """
-    if part.effect == "level":
+    if test.effect == "level":
         [x] = values
         return difference(x, np.zeros_like(x), paired=True)
     x, y = values
-    return (ratio if part.effect == "ratio" else difference)(x, y, paired=paired)
+    return (ratio if test.effect == "ratio" else difference)(x, y, paired=paired)
 
 
-def _judge_part(part: Part, claim: Claim, evidence: Evidence) -> Outcome:
-    """Tests one part of a claim on the runs that suit it best."""
-    found = [evidence.samples(part.task, arm, part.measure) for arm in part.arms]
-    choices = [pair for pair in product(*found) if _follow_one_rule(pair, part)]
+def _decide_test(test: ClaimTest, claim: Claim, evidence: Evidence) -> Outcome:
+    """Decide one test of a claim by the runs that suit it best."""
+    found = [evidence.samples(test.task, side, test.measure) for side in test.sides]
+    choices = [pair for pair in product(*found) if _follow_one_rule(pair, test)]
     if not choices:
         able = [any(not _unsuitable(x.experiment, claim) for x in samples) for samples in found]
-        # Where each arm has runs of its own, they cannot be compared and all have to run again.
-        lacking = [arm.label for arm, can in zip(part.arms, able, strict=True) if not can]
-        missing = tuple(lacking or (arm.label for arm in part.arms))
-        return Outcome(part, reasons=("no runs to compare",), missing=missing)
-    samples = max(choices, key=lambda pair: _rank(pair, part, claim))
+        # Where each side has runs of its own, they cannot be compared and all have to run again.
+        lacking = [side.label for side, can in zip(test.sides, able, strict=True) if not can]
+        missing = tuple(lacking or (side.label for side in test.sides))
+        return Outcome(test, reasons=("no runs to compare",), missing=missing)
+    samples = max(choices, key=lambda pair: _rank(pair, test, claim))
     paired = _paired(samples)
     values = [x.values.sort_index().to_numpy(dtype=float) for x in samples]
-    estimate = measure_effect(part, values, paired=paired)
-    reasons = list(_objections(samples, part, claim))
+    estimate = measure_effect(test, values, paired=paired)
+    reasons = list(_objections(samples, test, claim))
     if estimate is None:
         reasons.append("a value is not positive, so no ratio")
     missing = tuple(
-        arm.label
-        for arm, sample in zip(part.arms, samples, strict=True)
-        if len(sample.values) < MIN_SEEDS or _objections([sample], part, claim)
+        side.label
+        for side, sample in zip(test.sides, samples, strict=True)
+        if len(sample.values) < MIN_SEEDS or _objections([sample], test, claim)
     )
-    outcome = Outcome(part, OPEN, tuple(reasons), estimate, samples, missing)
-    return outcome if reasons else _decide(outcome, values, paired=paired)
+    outcome = Outcome(test, OPEN, tuple(reasons), estimate, samples, missing)
+    return outcome if reasons else _conclude(outcome, values, paired=paired)
 
 
-def _decide(outcome: Outcome, values: Sequence[Array], *, paired: bool) -> Outcome:
-    """Decides a test that nothing speaks against, or says how many more seeds would."""
-    part, estimate = outcome.part, outcome.estimate
+def _conclude(outcome: Outcome, values: Sequence[Array], *, paired: bool) -> Outcome:
+    """Decide a test that nothing speaks against, or say how many more seeds would."""
+    test, estimate = outcome.test, outcome.estimate
     assert estimate is not None
     fewest = min(len(sample) for sample in values)
     if fewest >= MIN_SEEDS:
-        if part.above < estimate.low and estimate.high < part.below:
+        if test.above < estimate.low and estimate.high < test.below:
             return replace(outcome, word=SUPPORTED)
-        if estimate.high <= part.above or estimate.low >= part.below:
+        if estimate.high <= test.above or estimate.low >= test.below:
             return replace(outcome, word=REFUTED)
-    more = _seeds_needed(part, values, estimate, paired=paired)
+    more = _seeds_needed(test, values, estimate, paired=paired)
     reasons = [f"{fewest} of at least {MIN_SEEDS} seeds"] if fewest < MIN_SEEDS else []
     if more is not None:
         reasons.append(f"{more} more {'seed' if more == 1 else 'seeds'} would decide")
@@ -208,21 +209,21 @@ def _decide(outcome: Outcome, values: Sequence[Array], *, paired: bool) -> Outco
 
 
 def _seeds_needed(
-    part: Part, values: Sequence[Array], estimate: Estimate, *, paired: bool
+    test: ClaimTest, values: Sequence[Array], estimate: Estimate, *, paired: bool
 ) -> int | None:
-    """How many more seeds of each arm would decide a test; None if that is not known."""
-    x, y = values if part.other else (values[0], np.zeros_like(values[0]))
-    compared = logarithms(x, y) if part.effect == "ratio" else (x, y)
+    """Return how many more seeds of each side would decide a test; None if that is not known."""
+    x, y = values if test.other else (values[0], np.zeros_like(values[0]))
+    compared = logarithms(x, y) if test.effect == "ratio" else (x, y)
     assert compared is not None
-    if part.above < estimate.point < part.below:
+    if test.above < estimate.point < test.below:
         # To hold, the interval has to leave out both ends of the range.
-        ends = [end for end in (part.above, part.below) if isfinite(end)]
+        ends = [end for end in (test.above, test.below) if isfinite(end)]
     else:
-        ends = [part.above if estimate.point <= part.above else part.below]
+        ends = [test.above if estimate.point <= test.above else test.below]
     counts = [MIN_SEEDS - min(len(sample) for sample in values)]
     for end in ends:
-        threshold = log(end) if part.effect == "ratio" else end
-        more = seeds_needed(*compared, threshold=threshold, paired=paired or part.other is None)
+        threshold = log(end) if test.effect == "ratio" else end
+        more = seeds_needed(*compared, threshold=threshold, paired=paired or test.other is None)
         if more is None:
             return None
         counts.append(more)
@@ -230,76 +231,76 @@ def _seeds_needed(
 
 
 def _method(label: str) -> Method:
-    """Splits a label into its algorithm, marked as such, and its options."""
+    """Split a label into its algorithm, marked as such, and its options."""
     algo, _, variant = label.partition("@")
     return frozenset([f"{algo}@", *variant.split(",")])
 
 
-def _follow_one_rule(samples: Sequence[Sample], part: Part) -> bool:
-    """Whether runs may be compared: of one budget, and run times within one experiment."""
+def _follow_one_rule(samples: Sequence[Sample], test: ClaimTest) -> bool:
+    """Return whether runs may be compared: of one budget, and run times within one experiment."""
     first, *others = (sample.experiment for sample in samples)
-    if part.arm.value == SECONDS:
+    if test.side.value == SECONDS:
         return all(other is first for other in others)
     return all(_budget(other.protocol) == _budget(first.protocol) for other in others)
 
 
-def _budget(protocol: Protocol) -> tuple[int, int, int, bool]:
+def _budget(protocol: ProtocolRecord) -> tuple[int, int, int, bool]:
     return protocol.steps, protocol.eval_every, protocol.eval_episodes, protocol.reduced
 
 
-def _rank(samples: Sequence[Sample], part: Part, claim: Claim) -> tuple[bool, bool, int]:
-    """Sorts what can decide last, then runs of one experiment, then many seeds."""
+def _rank(samples: Sequence[Sample], test: ClaimTest, claim: Claim) -> tuple[bool, bool, int]:
+    """Sort what can decide last, then runs of one experiment, then many seeds."""
     one = all(sample.experiment is samples[0].experiment for sample in samples)
     seeds = min(len(sample.values) for sample in samples)
-    return not _objections(samples, part, claim), one, seeds
+    return not _objections(samples, test, claim), one, seeds
 
 
-def _objections(samples: Sequence[Sample], part: Part, claim: Claim) -> list[str]:
-    """Why these runs cannot decide a test."""
+def _objections(samples: Sequence[Sample], test: ClaimTest, claim: Claim) -> list[str]:
+    """Return why these runs cannot decide a test."""
     reasons = [reason for sample in samples for reason in _unsuitable(sample.experiment, claim)]
-    if part.arm.value == SECONDS:
-        timed = _finished(samples[0].experiment, part.task, part.arms)
+    if test.side.value == SECONDS:
+        timed = _finished(samples[0].experiment, test.task, test.sides)
         if len(timed[["machine", "settings"]].drop_duplicates()) > 1:
             reasons.append("run times of several machines or settings")
-    if _differ_in_precision(part) and not _ran_differently(samples, part):
+    if _differ_in_precision(test) and not _ran_differently(samples, test):
         reasons.append("runs of both in one precision: a machine without bfloat16")
     return list(dict.fromkeys(reasons))
 
 
-def _differ_in_precision(part: Part) -> bool:
-    """Whether a test is about the option `precision`."""
-    chosen = [{word for word in _method(arm.label) if "precision=" in word} for arm in part.arms]
+def _differ_in_precision(test: ClaimTest) -> bool:
+    """Return whether a test is about the option `precision`."""
+    chosen = [{word for word in _method(side.label) if "precision=" in word} for side in test.sides]
     return any(options != chosen[0] for options in chosen)
 
 
-def _ran_differently(samples: Sequence[Sample], part: Part) -> bool:
-    """Whether no run of one sample shares its settings with one of another."""
+def _ran_differently(samples: Sequence[Sample], test: ClaimTest) -> bool:
+    """Return whether no run of one sample shares its settings with one of another."""
     settings = [
-        set(_finished(sample.experiment, part.task, [arm])["settings"])
-        for sample, arm in zip(samples, part.arms, strict=False)
+        set(_finished(sample.experiment, test.task, [side])["settings"])
+        for sample, side in zip(samples, test.sides, strict=False)
     ]
     return len(set().union(*settings)) == sum(map(len, settings))
 
 
-def _finished(experiment: Experiment, task: str, arms: Sequence[Arm]) -> pd.DataFrame:
-    """The finished runs of some methods on a task."""
+def _finished(experiment: Experiment, task: str, sides: Sequence[Side]) -> pd.DataFrame:
+    """Return the finished runs of some methods on a task."""
     runs = experiment.runs
-    methods = [_method(arm.label) for arm in arms]
+    methods = [_method(side.label) for side in sides]
     done = runs[(runs["task"] == task) & (runs["status"] == "done")]
     return done[done["label"].map(_method).isin(methods)]
 
 
 def _unsuitable(experiment: Experiment, claim: Claim) -> list[str]:
-    """Why the runs of an experiment cannot decide a claim."""
+    """Return why the runs of an experiment cannot decide a claim."""
     protocol = experiment.protocol
     reasons = [f"{REDUCED} (experiment {experiment.name})"] if protocol.reduced else []
-    if protocol.steps != claim.steps:
-        reasons.append(f"{protocol.steps:,} of {claim.steps:,} steps")
+    if protocol.steps != claim.protocol.steps:
+        reasons.append(f"{protocol.steps:,} of {claim.protocol.steps:,} steps")
     return reasons
 
 
 def _paired(samples: Sequence[Sample]) -> bool:
-    """Whether the arms have the same seeds in the same experiment."""
+    """Return whether the sides have the same seeds in the same experiment."""
     first, *others = samples
     return all(
         other.experiment is first.experiment and set(other.values.index) == set(first.values.index)

@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.data.load import Experiment, Protocol
+from analysis.data.experiment import RUN, Experiment, ProtocolRecord, RunKey
 from analysis.data.provenance import sweep_arguments
-from analysis.papers.targets import Key, Target, algo_title
+from analysis.data.published import printed_names
+from analysis.papers.targets import Target
 from runners.cells.schema import EVALUATION_COLUMNS, SUCCESS_COLUMNS, TIMING_COLUMNS
 
-KEYS = ["task", "label", "seed"]
 SHORTER = "shorter"
 """Status of a cell for which there is a finished run of the protocol over fewer steps only."""
 
@@ -22,12 +22,12 @@ class Coverage:
     """The runs that a target can be drawn from.
 
     Attributes:
-        target: What needs them.
-        experiment: The needed cells as one experiment, with a row for each. The status of those
+        target: what needs them.
+        experiment: the needed cells as one experiment, with a row for each. The status of those
             without a full run is that of the best run there is: `failed`, `diverged`, `running`,
             `SHORTER`, or `missing` if there is none.
-        shorter: The experiment that the shorter runs of each (task, label) come from.
-        destination: Folder of the experiment that the missing cells should run in.
+        shorter: the experiment that the shorter runs of each (task, label) come from.
+        destination: folder of the experiment that the missing cells should run in.
     """
 
     target: Target
@@ -36,14 +36,14 @@ class Coverage:
     destination: Path
 
     @property
-    def missing(self) -> list[Key]:
+    def missing(self) -> list[RunKey]:
         """The cells without a finished full run."""
         runs = self.experiment.runs
-        return list(runs.loc[runs["status"] != "done", KEYS].itertuples(index=False, name=None))
+        return list(runs.loc[runs["status"] != "done", RUN].itertuples(index=False, name=None))
 
     @property
     def status(self) -> str:
-        """Says how many of the cells there are, for a figure."""
+        """How many of the cells there are, for a figure."""
         runs = self.experiment.runs["status"]
         text = f"{(runs == 'done').sum()} of {len(runs)} cells have a finished run"
         others = runs[runs != "done"].value_counts().sort_index()
@@ -59,7 +59,7 @@ class Coverage:
         )
 
     def commands(self) -> list[list[str]]:
-        """Gives what follows `python` to run exactly the missing cells."""
+        """Give what follows `python` to run exactly the missing cells."""
         target = self.target
         seeds: dict[tuple[str, str], tuple[int, ...]] = {}
         for task, label, seed in self.missing:
@@ -79,12 +79,12 @@ class Coverage:
             arguments
             for (names, numbers), group in labels.items()
             for arguments in sweep_arguments(
-                group, names, numbers, target.protocol, target.steps, where
+                group, names, numbers, target.protocol.name, target.steps, where
             )
         ]
 
     def tool_commands(self) -> list[list[str]]:
-        """Gives what follows `python` to make the files that finished runs lack."""
+        """Give what follows `python` to make the files that finished runs lack."""
         if not self.target.tool:
             return []
         runs = self.experiment.runs
@@ -97,24 +97,24 @@ class Coverage:
 
 
 def cover(target: Target, experiments: Sequence[Experiment], destination: Path) -> Coverage:
-    """Finds the runs of a target.
+    """Find the runs of a target.
 
     A cell's run comes from the first experiment that has finished it by the target's protocol over
     all its steps. If there is none for any seed of a task and label, finished runs of the protocol
     over fewer steps stand in, from the experiment with the longest ones.
 
     Args:
-        target: What needs the runs.
-        experiments: Where to look; those of other protocols are passed over.
-        destination: Folder of the experiment that the missing cells should run in.
+        target: what needs the runs.
+        experiments: where to look; those of other protocols are passed over.
+        destination: folder of the experiment that the missing cells should run in.
     """
-    same = [e for e in experiments if e.protocol.name == target.protocol]
+    same = [e for e in experiments if e.protocol.name == target.protocol.name]
     full = [e for e in same if e.protocol.steps == target.steps]
     partial = sorted(
         (e for e in same if e.protocol.steps < target.steps), key=lambda e: -e.protocol.steps
     )
     rows = {id(e): _rows(e) for e in same}
-    chosen: dict[Key, tuple[Experiment, dict[str, Any]]] = {}
+    chosen: dict[RunKey, tuple[Experiment, dict[str, Any]]] = {}
     for key in target.cells():
         found = [(e, rows[id(e)][key]) for e in full if key in rows[id(e)]]
         found = [pair for pair in found if pair[1]["status"] != "missing"]
@@ -147,7 +147,7 @@ def _reason(experiment: Experiment) -> str:
     return f"{experiment.protocol.steps:,} steps, experiment {experiment.name}"
 
 
-def _rows(experiment: Experiment) -> dict[Key, dict[str, Any]]:
+def _rows(experiment: Experiment) -> dict[RunKey, dict[str, Any]]:
     records: list[dict[str, Any]] = [
         {str(name): value for name, value in row.items()}
         for row in experiment.runs.to_dict("records")
@@ -155,8 +155,10 @@ def _rows(experiment: Experiment) -> dict[Key, dict[str, Any]]:
     return {(row["task"], row["label"], row["seed"]): row for row in records}
 
 
-def _joined(target: Target, chosen: Mapping[Key, tuple[Experiment, dict[str, Any]]]) -> Experiment:
-    """Joins the chosen runs to one experiment with a row for each cell of the target."""
+def _joined(
+    target: Target, chosen: Mapping[RunKey, tuple[Experiment, dict[str, Any]]]
+) -> Experiment:
+    """Join the chosen runs to one experiment with a row for each cell of the target."""
     runs = []
     for task, label, seed in target.cells():
         if (task, label, seed) in chosen:
@@ -165,22 +167,28 @@ def _joined(target: Target, chosen: Mapping[Key, tuple[Experiment, dict[str, Any
             runs.append(_missing(task, label, seed))
     frame = pd.DataFrame(runs)
     titles = frame.groupby("label")["title"].transform("first")
-    frame["title"] = titles.where(titles.notna(), frame["label"].map(algo_title))
+    frame["title"] = titles.where(titles.notna(), frame["label"].map(_published_title))
     origins = {id(e): e for e, _ in chosen.values()}
     keys = {name: [key for key, (e, _) in chosen.items() if id(e) == name] for name in origins}
     columns = {
-        "evaluations": [*KEYS, *EVALUATION_COLUMNS, *SUCCESS_COLUMNS],
-        "timing": [*KEYS, *TIMING_COLUMNS],
+        "evaluations": [*RUN, *EVALUATION_COLUMNS, *SUCCESS_COLUMNS],
+        "timing": [*RUN, *TIMING_COLUMNS],
     }
     tables = {
         part: _stacked([_of(getattr(e, part), keys[name]) for name, e in origins.items()], names)
         for part, names in columns.items()
     }
     reduced = any(e.protocol.reduced and e.protocol.steps == target.steps for e in origins.values())
-    protocol = Protocol(
-        target.protocol, reduced, target.steps, 0, 0, target.statistics, target.paper
+    protocol = ProtocolRecord(
+        target.protocol.name, reduced, target.steps, 0, 0, target.statistics, target.paper
     )
     return Experiment(Path(target.name), target.name, protocol, frame, **tables)
+
+
+def _published_title(label: str) -> str:
+    """Return what papers call the algorithm of a label, for want of a run that says it."""
+    algo = label.partition("@")[0]
+    return printed_names().get(algo, algo)
 
 
 def _missing(task: str, label: str, seed: int) -> dict[str, Any]:
@@ -190,9 +198,9 @@ def _missing(task: str, label: str, seed: int) -> dict[str, Any]:
     return {"task": task, "label": label, "seed": seed} | facts | texts | rest
 
 
-def _of(table: pd.DataFrame, keys: Sequence[Key]) -> pd.DataFrame:
-    """The lines of some cells."""
-    return table.merge(pd.DataFrame(keys, columns=KEYS), on=KEYS)
+def _of(table: pd.DataFrame, keys: Sequence[RunKey]) -> pd.DataFrame:
+    """Return the lines of some cells."""
+    return table.merge(pd.DataFrame(keys, columns=RUN), on=RUN)
 
 
 def _stacked(tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
@@ -204,7 +212,7 @@ def _stacked(tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataF
 
 
 def unused(target: Target, experiments: Sequence[Experiment]) -> Iterator[str]:
-    """Says which experiments a target passes over, and why."""
+    """Say which experiments a target passes over, and why."""
     for experiment in experiments:
-        if experiment.protocol.name != target.protocol:
+        if experiment.protocol.name != target.protocol.name:
             yield f"{experiment.name} (protocol {experiment.protocol.name})"

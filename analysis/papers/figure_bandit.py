@@ -11,12 +11,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.data.load import ExperimentError, read_table
+from analysis.data.logs import ExperimentError, read_table
 from analysis.drawing import style
 from analysis.drawing.tables import Table, seed_table
 from analysis.papers.coverage import Coverage
 from analysis.papers.figure_curves import finish
-from analysis.statistics.stats import Array
+from analysis.statistics.types import Array
 
 COLUMNS = ["env_step", "sample", "action_0", "action_1"]
 GRID = 161
@@ -32,12 +32,12 @@ VISITED = "share of the plane"
 
 
 def landscape(peaks: Sequence[Sequence[float]], x: Array, y: Array) -> Array:
-    """Returns the height of the highest Gaussian bump at points of any shape.
+    """Return the height of the highest Gaussian bump at points of any shape.
 
     Args:
-        peaks: Two coordinates, height and width of each bump.
-        x: First component of the actions.
-        y: Second component, of the same shape.
+        peaks: two coordinates, height and width of each bump.
+        x: first component of the actions.
+        y: second component, of the same shape.
     """
     bumps = [
         height * np.exp(-((x - left) ** 2 + (y - low) ** 2) / (2.0 * width**2))
@@ -47,23 +47,23 @@ def landscape(peaks: Sequence[Sequence[float]], x: Array, y: Array) -> Array:
 
 
 def peak_of(peaks: Sequence[Sequence[float]], x: Array, y: Array) -> Array:
-    """Returns the index of the peak that each action belongs to, -1 for none."""
+    """Return the index of the peak that each action belongs to, -1 for none."""
     distances = np.stack([np.hypot(x - left, y - low) / w for left, low, _, w in peaks])
     nearest = distances.argmin(axis=0)
     return np.where(distances.min(axis=0) <= WIDTHS, nearest, -1)
 
 
 def visited(x: Array, y: Array) -> float:
-    """Returns the share of the plane's squares that hold an action."""
+    """Return the share of the plane's squares that hold an action."""
     squares = [np.clip(((v + 1) / 2 * SQUARES).astype(int), 0, SQUARES - 1) for v in (x, y)]
     return len(set(zip(*squares, strict=True))) / SQUARES**2
 
 
 def actions(coverage: Coverage) -> pd.DataFrame:
-    """Reads the actions of all finished runs: task, label, seed and `COLUMNS`.
+    """Read the actions of all finished runs: task, label, seed and `COLUMNS`.
 
     Raises:
-        ExperimentError: A file breaks the format.
+        ExperimentError: a file breaks the format.
     """
     tables = []
     for row in coverage.experiment.runs.query("status == 'done'").to_dict("records"):
@@ -75,7 +75,7 @@ def actions(coverage: Coverage) -> pd.DataFrame:
 
 
 def tables(coverage: Coverage) -> list[Table]:
-    """Returns the table of where the last actions lie, in per cent, mean over seeds."""
+    """Return the table of where the last actions lie, in per cent, mean over seeds."""
     peaks, taken = _peaks(coverage), actions(coverage)
     names = [f"peak of height {height:g}" for _, _, height, _ in peaks]
     runs = coverage.experiment.runs
@@ -111,7 +111,7 @@ def tables(coverage: Coverage) -> list[Table]:
 
 
 def draw(coverage: Coverage, stem: Path) -> None:
-    """Writes contour lines and actions to `stem`.svg, .pdf and .png.
+    """Write contour lines and actions to `stem`.svg, .pdf and .png.
 
     A row is a method, a column a stage of training; the seeds differ in marker and shade.
     """
@@ -167,12 +167,12 @@ def _draw_panel(
 
 
 def _share(flags: Array) -> float:
-    """The share of the flags that are set, NaN if there are none."""
+    """Return the share of the flags that are set, NaN if there are none."""
     return float(np.mean(flags)) if len(flags) else float("nan")
 
 
 def _peaks(coverage: Coverage) -> list[list[float]]:
-    """The landscape as a finished run records it; empty if there is none.
+    """Return the landscape as a finished run records it; empty if there is none.
 
     Raises:
         ExperimentError: run.json does not say.

@@ -17,7 +17,7 @@ SUFFIXES = (".svg", ".pdf", ".png")
 
 
 def draw(coverage: Coverage, stem: Path) -> None:
-    """Writes the learning curves to `stem` with each of `SUFFIXES`."""
+    """Write the learning curves to `stem` with each of `SUFFIXES`."""
     target = coverage.target
     with style.figure_style():
         figure, axes = curves.panels(coverage.experiment, target.tasks, target.measure)
@@ -37,7 +37,7 @@ def finish(
     explanations: Sequence[str],
     legend: Sequence[Artist] = (),
 ) -> None:
-    """Adds title, coverage and footer to a figure, and writes it."""
+    """Add title, coverage and footer to a figure, and write it."""
     target = coverage.target
     footer = [*explanations, f"After {target.paper}.", target.note]
     text = " ".join(part for part in footer if part)
@@ -47,7 +47,7 @@ def finish(
 
 
 def _mark(axis: Axes, number: Published, label: str) -> None:
-    """Marks a published number where its steps are; its spread is a vertical line."""
+    """Mark a published number where its steps are; its spread is a vertical line."""
     if number.mean is None or number.steps is None:
         return
     look = style.method_style(label)

@@ -7,7 +7,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from analysis.data.experiment import RUN
 from analysis.data.published import Published
+from analysis.data.run_times import measure_run_times
 from analysis.drawing import runtime, style
 from analysis.drawing.tables import DASH, Cell, Table, seed_cell
 from analysis.papers.coverage import SHORTER, Coverage
@@ -22,26 +24,25 @@ PALE = 0.4
 
 
 def hours(coverage: Coverage) -> pd.DataFrame:
-    """Measures the hours of every run by its last line of timing.csv.
+    """Measure the hours of every run by its last line of timing.csv.
 
     Returns:
         One row per cell: task, label, seed, value in hours, and mark, which says why a run does not
         count. A shorter run counts as long as it was, with nothing added for the rest.
     """
     experiment = coverage.experiment
-    times = runtime.run_times(experiment)
-    keys = ["task", "label", "seed"]
-    ends = experiment.timing.groupby(keys)["env_step"].max().rename("end").reset_index()
-    times = times.merge(ends, on=keys, how="left")
-    # `run_times` gives seconds per 1000 steps.
+    times = measure_run_times(experiment)
+    ends = experiment.timing.groupby(RUN)["env_step"].max().rename("end").reset_index()
+    times = times.merge(ends, on=RUN, how="left")
+    # `measure_run_times` gives seconds per 1000 steps.
     value = times["total"] * times["end"] / 1000 / 3600
     mark = times["mark"].replace(SHORTER, "")
     mark = mark.mask((mark == "") & value.isna(), "without timing")
-    return times[keys].assign(value=value, mark=mark)
+    return times[RUN].assign(value=value, mark=mark)
 
 
 def tables(coverage: Coverage) -> list[Table]:
-    """Returns the table of published and measured hours."""
+    """Return the table of published and measured hours."""
     target, cells = coverage.target, _cells(coverage)
     numbers = _numbers(coverage)
     columns: list[str] = []
@@ -65,7 +66,7 @@ def tables(coverage: Coverage) -> list[Table]:
 
 
 def draw(coverage: Coverage, stem: Path) -> None:
-    """Writes the bars to `stem`.svg, .pdf and .png, one panel per task."""
+    """Write the bars to `stem`.svg, .pdf and .png, one panel per task."""
     target, cells, numbers = coverage.target, _cells(coverage), _numbers(coverage)
     values = [cell.value for cell in cells.values() if cell.value is not None]
     longest = max([*values, *(x.mean for x in numbers.values() if x.mean is not None)], default=1.0)
@@ -94,7 +95,7 @@ def draw(coverage: Coverage, stem: Path) -> None:
 def _draw_method(
     axis: Axes, place: int, label: str, number: Published | None, cell: Cell, shorter: bool
 ) -> None:
-    """Draws the published bar above the measured one, which is pale for shorter runs."""
+    """Draw the published bar above the measured one, which is pale for shorter runs."""
     color = style.method_style(label).color
     published = number.mean if number else None
     text = f"{DASH} (not published)" if published is None else f"{published:.2f} h"
@@ -132,7 +133,7 @@ def _cells(coverage: Coverage) -> dict[tuple[str, str], Cell]:
 
 
 def _with_steps(coverage: Coverage, task: str, label: str, cell: Cell) -> Cell:
-    """Marks hours of shorter runs with their steps."""
+    """Mark hours of shorter runs with their steps."""
     experiment = coverage.shorter.get((task, label))
     if experiment is None or cell.value is None:
         return cell

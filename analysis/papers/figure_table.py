@@ -12,7 +12,7 @@ from analysis.drawing.tables import Cell, Table, seed_cell, seed_table
 from analysis.papers.coverage import Coverage
 from analysis.papers.targets import published_method
 from analysis.papers.verdicts import Measured, verdict
-from analysis.statistics.stats import DESCRIPTIONS
+from analysis.statistics.run_statistics import RUN_STATISTICS
 
 TASKS_PER_TABLE = 5
 RULES = (
@@ -29,14 +29,14 @@ class Footnotes:
         self._letters: dict[str, str] = {}
 
     def letter(self, text: str) -> str:
-        """Returns the letter of a text, a new one for a text that is new."""
+        """Return the letter of a text, a new one for a text that is new."""
         number = len(self._letters)
         tens, ones = divmod(number, len(ascii_lowercase))
         name = (ascii_lowercase[tens - 1] if tens else "") + ascii_lowercase[ones]
         return self._letters.setdefault(text, name)
 
     def lines(self) -> list[str]:
-        """Lists the texts behind their letters."""
+        """List the texts behind their letters."""
         return [f"[{letter}] {text}." for text, letter in self._letters.items()]
 
 
@@ -48,7 +48,7 @@ class Measurements:
         self._values: dict[tuple[str, str], pd.DataFrame] = {}
 
     def of(self, task: str, label: str, statistic: str) -> Measured:
-        """Sums up the runs of a task and a label."""
+        """Sum up the runs of a task and a label."""
         target = self._coverage.target
         experiment = self._coverage.shorter.get((task, label), self._coverage.experiment)
         key = str(experiment.path), statistic
@@ -60,7 +60,7 @@ class Measurements:
 
 
 def tables(coverage: Coverage) -> list[Table]:
-    """Returns the target's table, in parts of `TASKS_PER_TABLE` tasks."""
+    """Return the target's table, in parts of `TASKS_PER_TABLE` tasks."""
     tasks, values = coverage.target.tasks, Measurements(coverage)
     starts = range(0, len(tasks), TASKS_PER_TABLE)
     parts = [tasks[start : start + TASKS_PER_TABLE] for start in starts]
@@ -71,7 +71,7 @@ def tables(coverage: Coverage) -> list[Table]:
 
 
 def measured_tables(coverage: Coverage) -> list[Table]:
-    """Returns one table of measured values for each statistic of a target."""
+    """Return one table of measured values for each statistic of a target."""
     target, experiment = coverage.target, coverage.experiment
     rate = target.measure != "return"
     found = []
@@ -79,7 +79,7 @@ def measured_tables(coverage: Coverage) -> list[Table]:
         values = run_values(experiment, statistic, target.measure)
         values = values.assign(value=100 * values["value"]) if rate else values
         kind = "success rate in percent" if rate else "return"
-        title = f"{target.title}, {kind}, {DESCRIPTIONS[statistic]}"
+        title = f"{target.title}, {kind}, {RUN_STATISTICS[statistic].text}"
         found.append(
             seed_table(
                 title,
@@ -87,7 +87,7 @@ def measured_tables(coverage: Coverage) -> list[Table]:
                 experiment.names,
                 target.tasks,
                 notice=coverage.notice,
-                better="high",
+                better="higher",
                 notes=[note for note in (f"After {target.paper}.", target.note) if note],
             )
         )
@@ -95,7 +95,7 @@ def measured_tables(coverage: Coverage) -> list[Table]:
 
 
 def known(coverage: Coverage) -> list[Published]:
-    """Lists the published numbers that belong to a target."""
+    """List the published numbers that belong to a target."""
     target = coverage.target
     return [
         number
@@ -130,7 +130,7 @@ def _table(coverage: Coverage, values: Measurements, tasks: Sequence[str], part:
                 number = printed.get((method, task))
                 measured = values.of(task, here[method], statistic)
                 cells[row, task] = _measured_cell(measured, number, footnotes)
-    reported = "; ".join(f"{name}: {DESCRIPTIONS[name]}" for name in target.statistics)
+    reported = "; ".join(f"{name}: {RUN_STATISTICS[name].text}" for name in target.statistics)
     notes = [RULES, f"Value of a run: {reported}.", _source(coverage), target.note]
     return Table(
         f"{target.title}{part}, {target.steps:,} steps, after {target.paper}",
@@ -144,7 +144,7 @@ def _table(coverage: Coverage, values: Measurements, tasks: Sequence[str], part:
 
 
 def _source(coverage: Coverage) -> str:
-    """Says where the published numbers are from, how they were read, and what they are of."""
+    """Say where the published numbers are from, how they were read, and what they are of."""
     reference = str(sources().at[coverage.target.published, "reference"])
     found = known(coverage)
     facts = {
@@ -182,7 +182,7 @@ def _measured_cell(measured: Measured, number: Published | None, footnotes: Foot
 
 
 def _original(number: Published | None) -> Published | None:
-    """What the cell should say: the value that it was copied from."""
+    """Return what the cell should say: the value that it was copied from."""
     if number is None or not number.miscopied:
         return number
     return dataclasses.replace(number, mean=number.original_mean, std=number.original_std)

@@ -4,26 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from analysis.data.load import Measure
+from analysis.data.experiment import Measure, RunKey
+from runners.cells.protocols import DIFFSR, MBBL_LOCOMOTION, METAWORLD, POMDP, QVPO, TOY, Protocol
 
 Kind = Literal["table", "curves", "hours", "generation", "bandit"]
-Key = tuple[str, str, int]
-"""A cell: task id, method label, seed index."""
-
-TITLES = {
-    "diffsr": "Diff-SR",
-    "dipo": "DIPO",
-    "drqv2": "DrQ-v2",
-    "lvrep": "LV-Rep",
-    "polygrad": "PolyGRAD",
-    "ppo": "PPO",
-    "qsm": "QSM",
-    "qvpo": "QVPO",
-    "sac": "SAC",
-    "td3": "TD3",
-}
-"""Names of the methods, for those of which there is no run to ask."""
-
 PUBLISHED_AS = {"ppo@spo": "spo"}
 """What published.csv calls the labels that it does not call by their algorithm."""
 
@@ -33,32 +17,30 @@ class Target:
     """A table or figure of a paper.
 
     Attributes:
-        name: What it is called on the command line.
-        title: What it shows.
-        paper: Where it was published.
-        kind: How it is drawn.
-        protocol: Name of the runs' protocol.
-        steps: Length of the protocol's runs in environment steps.
-        tasks: Task ids.
-        labels: Method labels, `<algo>[@<variant>]`; each runs on each task.
-        seeds: Number of seeds.
-        statistics: What the value of a run is, names in `stats.RUN_STATISTICS`; the one that the
+        name: what it is called on the command line.
+        title: what it shows.
+        paper: where it was published.
+        kind: how it is drawn.
+        protocol: the rules of the runs.
+        tasks: task ids.
+        labels: method labels, `<algo>[@<variant>]`; each runs on each task.
+        seeds: number of seeds.
+        statistics: what the value of a run is, names in `RUN_STATISTICS`; the one that the
             paper reports comes first.
-        measure: What an evaluation measures.
-        published: The source in published.csv, empty if none of its numbers are known.
-        methods: The methods of that source to show, by their names in published.csv; empty: all.
-        tool: Module that makes `file` in a run directory, where the figure needs more than the
+        measure: what an evaluation measures.
+        published: the source in published.csv, empty if none of its numbers are known.
+        methods: the methods of that source to show, by their names in published.csv; empty: all.
+        tool: module that makes `file` in a run directory, where the figure needs more than the
             files of the runs.
-        file: See `tool`.
-        note: What a reader has to know.
+        file: see `tool`.
+        note: what a reader has to know.
     """
 
     name: str
     title: str
     paper: str
     kind: Kind
-    protocol: str
-    steps: int
+    protocol: Protocol
     tasks: tuple[str, ...]
     labels: tuple[str, ...]
     seeds: int
@@ -70,59 +52,38 @@ class Target:
     file: str = ""
     note: str = ""
 
-    def cells(self) -> Iterator[Key]:
-        """Goes through the cells that the target needs, tasks outermost."""
+    @property
+    def steps(self) -> int:
+        """Length of a run in environment steps."""
+        return self.protocol.steps
+
+    def cells(self) -> Iterator[RunKey]:
+        """Go through the cells that the target needs, tasks outermost."""
         for task in self.tasks:
             for label in self.labels:
                 for seed in range(self.seeds):
                     yield task, label, seed
 
     def needs(self) -> str:
-        """Says on one line what the target needs."""
+        """Say on one line what the target needs."""
         parts = [
             f"{len(values)} {noun}{'' if len(values) == 1 else 's'}"
             for noun, values in (("method", self.labels), ("task", self.tasks))
         ]
         seeds = f"{self.seeds} seed{'' if self.seeds == 1 else 's'}"
-        rules = f"protocol {self.protocol}, {self.steps:,} steps"
+        rules = f"protocol {self.protocol.name}, {self.steps:,} steps"
         return f"{' × '.join([*parts, seeds])} = {len(list(self.cells()))} cells ({rules})"
 
 
-def algo_title(label: str) -> str:
-    """Returns the name of a label's algorithm."""
-    algo = label.partition("@")[0]
-    return TITLES.get(algo, algo)
-
-
 def published_method(label: str) -> str:
-    """Returns what published.csv calls a method label; a variant has no name there."""
+    """Return what published.csv calls a method label; a variant has no name there."""
     return PUBLISHED_AS.get(label, label)
 
 
-DIFFSR = "Diff-SR, Shribak et al. 2024, arXiv 2406.16121"
-QVPO = "QVPO, Ding et al. 2024, arXiv 2405.16173"
+DIFFSR_PAPER = "Diff-SR, Shribak et al. 2024, arXiv 2406.16121"
+QVPO_PAPER = "QVPO, Ding et al. 2024, arXiv 2405.16173"
 
-MBBL = tuple(
-    f"mbbl/{name}"
-    for name in (
-        *("HalfCheetah", "Reacher", "Humanoid-ET", "Pendulum", "InvertedPendulum"),
-        *("Ant-ET", "Hopper-ET", "SlimHumanoid-ET", "CartPole", "Walker2D-ET"),
-    )
-)
-LOCOMOTION = ("mbbl/HalfCheetah", "mbbl/Ant-ET", "mbbl/Hopper-ET", "mbbl/Walker2D-ET")
-MASKED = tuple(
-    f"pomdp/{name}" for name in ("HalfCheetah", "Humanoid", "Walker", "Ant", "Hopper", "Pendulum")
-)
-MANIPULATION = tuple(
-    f"metaworld/{name}"
-    for name in (
-        *("bin-picking", "box-close", "button-press", "door-open"),
-        *("drawer-close", "hammer", "stick-push", "sweep"),
-    )
-)
-GYM = tuple(f"gym/{name}-v5" for name in ("Ant", "HalfCheetah", "Hopper", "Humanoid", "Walker2d"))
 POLICIES = ("qvpo", "sac", "td3", "ppo", "ppo@spo", "dipo", "qsm")
-QVPO_METHODS = tuple(map(published_method, POLICIES))
 QVPO_NOTE = (
     "The numbers of QVPO's table were read in CGPO's, whose authors are the same; they are of the "
     "v3 tasks. The best evaluation of a run is chosen after the fact."
@@ -133,15 +94,14 @@ def _diffsr(name: str, title: str, where: str, kind: Kind, tasks: tuple[str, ...
     return Target(
         name=name,
         title=title,
-        paper=f"{DIFFSR}, {where}",
+        paper=f"{DIFFSR_PAPER}, {where}",
         kind=kind,
-        protocol="diffsr",
-        steps=200_000,
+        protocol=DIFFSR,
         tasks=tasks,
         labels=("diffsr", "lvrep", "polygrad", "sac", "ppo")
         if kind != "hours"
         else ("diffsr", "lvrep", "polygrad"),
-        seeds=4,
+        seeds=DIFFSR.seeds,
         statistics=("last4",),
         published="Diff-SR hours" if kind == "hours" else "Diff-SR Table 1",
         note="Which tasks the main figure shows and which the appendix was not read."
@@ -150,56 +110,72 @@ def _diffsr(name: str, title: str, where: str, kind: Kind, tasks: tuple[str, ...
     )
 
 
+def _qvpo(name: str, title: str, where: str, kind: Kind, note: str) -> Target:
+    return Target(
+        name=name,
+        title=title,
+        paper=f"{QVPO_PAPER}, {where}",
+        kind=kind,
+        protocol=QVPO,
+        tasks=QVPO.tasks,
+        labels=POLICIES,
+        seeds=QVPO.seeds,
+        statistics=("best", "last"),
+        published="CGPO Table 1",
+        methods=tuple(map(published_method, POLICIES)),
+        note=note,
+    )
+
+
 def _ablation(name: str, title: str, figure: str, labels: tuple[str, ...], note: str) -> Target:
     return Target(
         name=name,
         title=title,
-        paper=f"{QVPO}, {figure}",
+        paper=f"{QVPO_PAPER}, {figure}",
         kind="curves",
-        protocol="qvpo",
-        steps=1_000_000,
+        protocol=QVPO,
         tasks=("gym/Ant-v5",),
         labels=labels,
-        seeds=5,
+        seeds=QVPO.seeds,
         statistics=("best", "last"),
         note=note,
     )
 
 
 _ALL = (
-    _diffsr("diffsr-table1", "Return on MBBL", "Table 1", "table", MBBL),
-    _diffsr("diffsr-curves", "Learning curves on MBBL", "learning curves", "curves", LOCOMOTION),
+    _diffsr("diffsr-table1", "Return on MBBL", "Table 1", "table", DIFFSR.tasks),
+    _diffsr(
+        "diffsr-curves", "Learning curves on MBBL", "learning curves", "curves", MBBL_LOCOMOTION
+    ),
     _diffsr(
         "diffsr-curves-appendix",
         "Learning curves on MBBL, further tasks",
         "learning curves, appendix",
         "curves",
-        tuple(task for task in MBBL if task not in LOCOMOTION),
+        tuple(task for task in DIFFSR.tasks if task not in MBBL_LOCOMOTION),
     ),
-    _diffsr("diffsr-runtime", "Run time on MBBL", "run-time figure", "hours", MBBL),
+    _diffsr("diffsr-runtime", "Run time on MBBL", "run-time figure", "hours", DIFFSR.tasks),
     Target(
         name="diffsr-table3",
         title="Return with masked velocities",
-        paper=f"{DIFFSR}, Table 3",
+        paper=f"{DIFFSR_PAPER}, Table 3",
         kind="table",
-        protocol="pomdp",
-        steps=200_000,
-        tasks=MASKED,
+        protocol=POMDP,
+        tasks=POMDP.tasks,
         labels=("diffsr", "lvrep", "polygrad", "sac"),
-        seeds=4,
+        seeds=POMDP.seeds,
         statistics=("last4",),
         published="Diff-SR Table 3",
     ),
     Target(
         name="diffsr-metaworld",
         title="Success on Meta-World from pixels",
-        paper=f"{DIFFSR}, Meta-World figure",
+        paper=f"{DIFFSR_PAPER}, Meta-World figure",
         kind="curves",
-        protocol="metaworld",
-        steps=1_000_000,
-        tasks=MANIPULATION,
+        protocol=METAWORLD,
+        tasks=METAWORLD.tasks,
         labels=("diffsr", "lvrep", "drqv2"),
-        seeds=5,
+        seeds=METAWORLD.seeds,
         statistics=("last", "best"),
         measure="success",
         published="Diff-SR Meta-World",
@@ -209,11 +185,10 @@ _ALL = (
     Target(
         name="diffsr-generation",
         title="Next frames drawn from noise by Diff-SR's score function",
-        paper=f"{DIFFSR}, generation figure",
+        paper=f"{DIFFSR_PAPER}, generation figure",
         kind="generation",
-        protocol="metaworld",
-        steps=1_000_000,
-        tasks=MANIPULATION,
+        protocol=METAWORLD,
+        tasks=METAWORLD.tasks,
         labels=("diffsr",),
         seeds=1,
         statistics=("last",),
@@ -221,46 +196,23 @@ _ALL = (
         tool="runners.generate",
         file="generation.png",
     ),
-    Target(
-        name="qvpo-table1",
-        title="Return on MuJoCo",
-        paper=f"{QVPO}, Table 1",
-        kind="table",
-        protocol="qvpo",
-        steps=1_000_000,
-        tasks=GYM,
-        labels=POLICIES,
-        seeds=5,
-        statistics=("best", "last"),
-        published="CGPO Table 1",
-        methods=QVPO_METHODS,
-        note=QVPO_NOTE,
-    ),
-    Target(
-        name="qvpo-curves",
-        title="Learning curves on MuJoCo",
-        paper=f"{QVPO}, figure 3",
-        kind="curves",
-        protocol="qvpo",
-        steps=1_000_000,
-        tasks=GYM,
-        labels=POLICIES,
-        seeds=5,
-        statistics=("best", "last"),
-        published="CGPO Table 1",
-        methods=QVPO_METHODS,
-        note=f"{QVPO_NOTE} The paper's curves are of training episodes, these of evaluations.",
+    _qvpo("qvpo-table1", "Return on MuJoCo", "Table 1", "table", QVPO_NOTE),
+    _qvpo(
+        "qvpo-curves",
+        "Learning curves on MuJoCo",
+        "figure 3",
+        "curves",
+        f"{QVPO_NOTE} The paper's curves are of training episodes, these of evaluations.",
     ),
     Target(
         name="qvpo-toy",
         title="QVPO's actions on a bandit with three peaks",
-        paper=f"{QVPO}, figure 2",
+        paper=f"{QVPO_PAPER}, figure 2",
         kind="bandit",
-        protocol="toy",
-        steps=1_000,
-        tasks=("toy/bandit",),
+        protocol=TOY,
+        tasks=TOY.tasks,
         labels=("qvpo@entropy_samples=0,eval_samples=1", "qvpo@eval_samples=1"),
-        seeds=3,
+        seeds=TOY.seeds,
         statistics=("last",),
         tool="runners.probe",
         file="actions.csv",

@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from analysis.data.load import SUCCESS_MEASURES, Experiment, Measure, natural
+from analysis.data.experiment import SUCCESS_MEASURES, Experiment, Measure, natural
 from analysis.data.published import STATISTICS, Published, numbers, sources
 from analysis.data.values import run_values
 from analysis.drawing.tables import Cell, seed_cell
-from analysis.statistics.stats import RUN_STATISTICS
+from analysis.statistics.run_statistics import RUN_STATISTICS
 
 ENVIRONMENTS = {
     "mbbl": "MBBL",
@@ -27,20 +27,17 @@ METRICS: dict[Measure, str] = {
 }
 """What published.csv calls each measure."""
 
-AT_THE_END = ("last4", "last")
-"""Statistics that a number "at the end of training" may be compared with."""
-
 
 @dataclass(frozen=True)
 class Measured:
     """The runs of an algorithm with its default options on one task of one experiment.
 
     Attributes:
-        experiment: Where the runs are, and the rules that they followed.
-        task: Task id.
-        statistic: What the value is of each run, a name in `stats.RUN_STATISTICS`.
-        cell: Mean and spread over the runs that count.
-        measure: What an evaluation measures, as in `Experiment.curves`.
+        experiment: where the runs are, and the rules that they followed.
+        task: task id.
+        statistic: what the value is of each run, a name in `RUN_STATISTICS`.
+        cell: mean and spread over the runs that count.
+        measure: what an evaluation measures, as in `Experiment.curves`.
     """
 
     experiment: Experiment
@@ -62,7 +59,7 @@ class Verdict:
     Attributes:
         word: `inside`, `above` or `below` the published mean ± its spread, `not comparable`,
             `not measured` or `not published`.
-        reasons: Why the two are not comparable.
+        reasons: why the two are not comparable.
     """
 
     word: str
@@ -77,11 +74,11 @@ class Row:
     """What is known of an algorithm on one task.
 
     Attributes:
-        task: Task id.
-        published: The number to compare with, if there is one.
-        measured: The runs to compare, if there are any.
-        verdict: What the comparison says.
-        others: Numbers of other sources, and copies with errors.
+        task: task id.
+        published: the number to compare with, if there is one.
+        measured: the runs to compare, if there are any.
+        verdict: what the comparison says.
+        others: numbers of other sources, and copies with errors.
     """
 
     task: str
@@ -92,7 +89,7 @@ class Row:
 
 
 def verdict(published: Published | None, measured: Measured | None) -> Verdict:
-    """Judges a measured mean by a published mean and its spread, if both mean the same."""
+    """Judge a measured mean by a published mean and its spread, if both mean the same."""
     if measured is None or measured.cell.value is None:
         return Verdict("not measured")
     if published is None:
@@ -107,15 +104,15 @@ def verdict(published: Published | None, measured: Measured | None) -> Verdict:
 
 
 def measured_beside_published(algo: str, experiments: Iterable[Experiment]) -> list[Row]:
-    """Puts the published numbers of an algorithm beside its runs.
+    """Put the published numbers of an algorithm beside its runs.
 
     Of several experiments and sources on a task, the pair is taken that can be compared; else
     full protocols come before reduced ones, then long runs before short ones, then the sources in
     the order of sources.csv. Runs with other options than the defaults are left to the reports.
 
     Args:
-        algo: Name of the algorithm.
-        experiments: The experiments to look for its runs in.
+        algo: name of the algorithm.
+        experiments: the experiments to look for its runs in.
 
     Returns:
         One row per task with a published return or success rate, or with a run; measured tasks
@@ -136,16 +133,16 @@ def measured_beside_published(algo: str, experiments: Iterable[Experiment]) -> l
 
 
 def published_task(task: str) -> str:
-    """Returns the id that published.csv has for a task: of its settings only `pixels`."""
+    """Return the id that published.csv has for a task: of its settings only `pixels`."""
     name, settings = _settings(task)
     return f"{name}@pixels" if "pixels" in settings else name
 
 
 def environment(task: str) -> str:
-    """Names a task's environment in the words of published.csv; the suite if it has no name.
+    """Name a task's environment in the words of published.csv; the suite if it has no name.
 
     Settings that published.csv has no words for are added as they are, so that a task with them is
-    not taken for the published one. Published pictures have shadows, which is a setting here.
+    not taken for the published one. Published images have shadows, which is a setting here.
     """
     name, settings = _settings(task)
     suite = name.split("/")[0]
@@ -163,14 +160,14 @@ def environment(task: str) -> str:
 
 
 def _settings(task: str) -> tuple[str, dict[str, str]]:
-    """Splits a task id into the name and the settings; the value of a flag is empty."""
+    """Split a task id into the name and the settings; the value of a flag is empty."""
     name, _, text = task.partition("@")
     parts = (part.partition("=") for part in text.split("+") if part)
     return name, {key: value for key, _, value in parts}
 
 
 def _measure(algo: str, experiment: Experiment) -> Iterator[Measured]:
-    """Sums up the runs of an algorithm, for each task, each of its measures and each statistic."""
+    """Sum up the runs of an algorithm, for each task, each of its measures and each statistic."""
     for measure in METRICS:
         for statistic in RUN_STATISTICS:
             values = run_values(experiment, statistic, measure)
@@ -181,7 +178,7 @@ def _measure(algo: str, experiment: Experiment) -> Iterator[Measured]:
 
 
 def _row(task: str, known: Sequence[Published], runs: Sequence[Measured]) -> Row:
-    """Chooses what to compare on a task; `known` comes in the order of preference."""
+    """Choose what to compare on a task; `known` comes in the order of preference."""
     originals: Sequence[Published | None] = [x for x in known if not x.copied_from] or [None]
     measurements: Sequence[Measured | None] = runs or [None]
     pairs = [
@@ -205,7 +202,7 @@ def _row(task: str, known: Sequence[Published], runs: Sequence[Measured]) -> Row
 
 
 def _rank(published: Published | None, measured: Measured | None) -> tuple[bool, bool, int]:
-    """Sorts comparable pairs first, then full protocols, then long runs."""
+    """Sort comparable pairs first, then full protocols, then long runs."""
     if measured is None:
         return False, False, 0
     protocol = measured.experiment.protocol
@@ -214,35 +211,35 @@ def _rank(published: Published | None, measured: Measured | None) -> tuple[bool,
 
 
 def _preference(number: Published) -> tuple[int, int, int]:
-    """Sorts by source, long runs first; then by statistic, those measured here first."""
+    """Sort by source, long runs first; then by statistic, those measured here first."""
     source = list(sources().index).index(number.source)
     return source, -(number.steps or 0), list(STATISTICS).index(number.statistic)
 
 
 def _suite(task: str) -> int:
-    """Sorts the suites that are here first."""
+    """Sort the suites that are here first."""
     suite = task.split("/")[0]
     return list(ENVIRONMENTS).index(suite) if suite in ENVIRONMENTS else len(ENVIRONMENTS)
 
 
 def _statistic(published: Published | None, experiment: Experiment) -> str:
-    """The statistic to measure: the published one if it is known here, else the protocol's."""
+    """Return the statistic to measure: the published one if known here, else the protocol's."""
     reported = experiment.protocol.reported
     if published is None:
         return reported[0]
     if published.statistic == "end":
-        return next((name for name in reported if name in AT_THE_END), "last")
+        return next((name for name in reported if RUN_STATISTICS[name].at_the_end), "last")
     return published.statistic if published.statistic in RUN_STATISTICS else reported[0]
 
 
 def _metric(published: Published | None, measured: Measured) -> str:
-    """The metric to measure: the published one if the runs have it, else the task's main one."""
+    """Return the metric to measure: the published one if the runs have it, else the task's main."""
     known = [METRICS[measure] for measure in measured.experiment.measures(measured.task)]
     return published.metric if published and published.metric in known else known[0]
 
 
 def _differences(published: Published, measured: Measured) -> Iterator[str]:
-    """Says why two numbers do not mean the same."""
+    """Say why two numbers do not mean the same."""
     protocol = measured.experiment.protocol
     if published.mean is None:
         yield published.note
@@ -258,7 +255,8 @@ def _differences(published: Published, measured: Measured) -> Iterator[str]:
     elif published.steps != protocol.steps:
         yield f"{protocol.steps:,} of {published.steps:,} steps"
     same = published.statistic == measured.statistic
-    if not same and not (published.statistic == "end" and measured.statistic in AT_THE_END):
+    at_the_end = RUN_STATISTICS[measured.statistic].at_the_end
+    if not same and not (published.statistic == "end" and at_the_end):
         yield "other statistic"
     if measured.cell.n == 1:
         yield "one seed"

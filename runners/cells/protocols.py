@@ -6,7 +6,6 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from algos.parts.config import nearest
 from runners.cells.errors import UserError, positive
 
 
@@ -96,6 +95,9 @@ DIFFSR = Protocol(
     note="Diff-SR, Table 1: arXiv 2406.16121, appendix C.2; random steps as in its code",
 )
 
+MBBL_LOCOMOTION = ("mbbl/HalfCheetah", "mbbl/Ant-ET", "mbbl/Hopper-ET", "mbbl/Walker2D-ET")
+"""Those of its tasks on which Diff-SR and LV-Rep compare methods in their texts."""
+
 QVPO = Protocol(
     name="qvpo",
     tasks=(
@@ -176,6 +178,9 @@ POMDP = Protocol(
     reported=("last4", "last"),
     note="Diff-SR, Table 3: arXiv 2406.16121, appendix E; evaluated as its Table 1",
 )
+
+POMDP_LOCOMOTION = ("pomdp/HalfCheetah", "pomdp/Walker", "pomdp/Ant", "pomdp/Hopper")
+"""Those of its tasks on which Diff-SR's text compares it with PolyGRAD."""
 
 DMC = Protocol(
     name="dmc",
@@ -259,6 +264,9 @@ def get_protocol(name: str) -> Protocol:
         UserError: one line with the valid names.
     """
     if name not in PROTOCOLS:
+        # Imported here, so that the analysis, which needs the protocols, brings no method along.
+        from algos.parts.config import nearest
+
         valid = ", ".join(PROTOCOLS)
         raise UserError(
             f"unknown protocol {name!r}: valid protocols are {valid}{nearest(name, PROTOCOLS)}"

@@ -12,12 +12,14 @@ from scipy import stats as scipy_stats
 import algos
 import analysis
 import envs
-from analysis.claims import choose, main, summary, sweep_commands, test_row
+from analysis.claims import main
 from analysis.data.load import load
-from analysis.papers.claim_list import SECONDS, Arm, Claim, Part, claims
-from analysis.papers.claim_tests import OPEN, REFUTED, SUPPORTED, judge
-from analysis.statistics.stats import seeds_needed
-from runners.cells.protocols import PROTOCOLS
+from analysis.papers.claim import SECONDS, Claim, ClaimTest, Side
+from analysis.papers.claim_list import choose, claims
+from analysis.papers.claim_tests import OPEN, REFUTED, SUPPORTED, decide
+from analysis.papers.claim_texts import describe_test, summary, sweep_commands
+from analysis.statistics.effects import seeds_needed
+from runners.cells.protocols import DIFFSR, PROTOCOLS
 from tests.helpers.experiments import write_experiment, write_run
 
 ROOT = Path(analysis.__file__).parents[1]
@@ -25,29 +27,27 @@ TASK = "mbbl/Ant-ET"
 FULL = {"name": "diffsr", "reduced": False, "steps": 4000, "reported": "last4,last"}
 HIGH, LOW = [210.0, 190.0, 205.0, 201.0], [110.0, 95.0, 103.0, 99.0]
 
-describe = test_row
-del test_row  # pytest would take it for a test
+describe = describe_test
+del describe_test  # pytest would take it for a test
 
 
-def make(*parts: Part, needed: int | None = None) -> Claim:
+def make(*tests: ClaimTest, needed: int | None = None) -> Claim:
     return Claim(
         name="made-up",
         text="A returns more than B.",
         source="nobody",
-        protocol="diffsr",
-        steps=4000,
-        seeds=4,
-        parts=parts,
-        needed=len(parts) if needed is None else needed,
+        protocol=DIFFSR.with_steps(4000),
+        tests=tests,
+        needed=len(tests) if needed is None else needed,
     )
 
 
-MORE = Part(task=TASK, arm=Arm("diffsr", "last"), other=Arm("lvrep", "last"))
+MORE = ClaimTest(task=TASK, side=Side("diffsr", "last"), other=Side("lvrep", "last"))
 ALIKE = replace(MORE, effect="ratio", above=0.9, below=1.1)
 
 
 def write(folder: Path, runs: dict[str, list[float]], task: str = TASK, **changes):
-    """Writes runs of four evaluations, given their last result for each seed of each label."""
+    """Write runs of four evaluations, given their last result for each seed of each label."""
     if not folder.exists():
         write_experiment(folder, **FULL | changes)
     for label, values in runs.items():
@@ -56,8 +56,8 @@ def write(folder: Path, runs: dict[str, list[float]], task: str = TASK, **change
     return folder
 
 
-def outcome(part: Part, *folders: Path):
-    [finding] = judge([make(part)], [load(folder) for folder in folders])
+def outcome(test: ClaimTest, *folders: Path):
+    [finding] = decide([make(test)], [load(folder) for folder in folders])
     return finding.outcomes[0]
 
 
@@ -130,9 +130,9 @@ def test_failed_runs_do_not_count(tmp_path):
 
 
 def test_options_may_stand_in_any_order(tmp_path):
-    part = replace(MORE, other=Arm("qvpo@entropy_samples=0,diffusion_steps=100", "last"))
+    test = replace(MORE, other=Side("qvpo@entropy_samples=0,diffusion_steps=100", "last"))
     label = "qvpo@diffusion_steps=100,entropy_samples=0"
-    assert outcome(part, write(tmp_path / "full", {"diffsr": HIGH, label: LOW})).word == SUPPORTED
+    assert outcome(test, write(tmp_path / "full", {"diffsr": HIGH, label: LOW})).word == SUPPORTED
 
 
 def test_two_experiments_with_the_same_rules_are_compared(tmp_path):
@@ -153,13 +153,13 @@ def test_what_decides_comes_before_what_does_not(tmp_path):
 
 @pytest.mark.parametrize("native", [True, False])
 def test_precisions_are_compared_only_where_there_are_two(tmp_path, native):
-    part = replace(ALIKE, arm=Arm("sac", "last"), other=Arm("sac@precision=float32", "last"))
+    test = replace(ALIKE, side=Side("sac", "last"), other=Side("sac@precision=float32", "last"))
     values = [198.0, 202.0, 201.0, 199.0]
     folder = write(tmp_path / "full", {"sac": values, "sac@precision=float32": values})
     if native:  # else the default's bfloat16 became float32 too
         for file in folder.glob("mbbl/*/sac/*/run.json"):
             file.write_text(json.dumps(json.loads(file.read_text()) | {"precision": "bfloat16"}))
-    found = outcome(part, folder)
+    found = outcome(test, folder)
     reasons = () if native else ("runs of both in one precision: a machine without bfloat16",)
     assert (found.word, found.reasons) == (SUPPORTED if native else OPEN, reasons)
 
@@ -187,17 +187,17 @@ def test_a_ratio_needs_positive_values(tmp_path):
     assert (found.word, found.reasons) == (OPEN, ("a value is not positive, so no ratio",))
 
 
-FASTER = Part(
+FASTER = ClaimTest(
     task=TASK,
-    arm=Arm("polygrad", SECONDS),
-    other=Arm("diffsr", SECONDS),
+    side=Side("polygrad", SECONDS),
+    other=Side("diffsr", SECONDS),
     effect="ratio",
     above=3.0,
 )
 
 
 def timed(folder: Path, times: float) -> Path:
-    """Writes three runs of two methods, the second so many times slower."""
+    """Write three runs of two methods, the second so many times slower."""
     write_experiment(folder, **FULL)
     for label, seconds in (("diffsr", 2.0), ("polygrad", 2.0 * times)):
         for seed in range(3):
@@ -226,11 +226,13 @@ def test_run_times_of_two_machines_decide_nothing(tmp_path):
 )
 def test_a_success_rate_is_compared_with_a_number(tmp_path, successes, word):
     task = "metaworld/sweep"
-    part = Part(task=task, arm=Arm("diffsr", "last"), effect="level", above=0.9, measure="success")
+    test = ClaimTest(
+        task=task, side=Side("diffsr", "last"), effect="level", above=0.9, measure="success"
+    )
     folder = write_experiment(tmp_path / "full", **FULL)
     for seed, count in enumerate(successes):
         write_run(folder, task, "diffsr", seed, [1.0] * 4, success=[count] * 4)
-    found = outcome(part, folder)
+    found = outcome(test, folder)
     assert found.word == word
     assert found.estimate.point == pytest.approx(
         np.mean([any_step / 2 for any_step, _ in successes])
@@ -242,21 +244,21 @@ def test_a_success_rate_is_compared_with_a_number(tmp_path, successes, word):
     [(3, 3, SUPPORTED), (2, 3, REFUTED), (2, 2, SUPPORTED), (1, 2, REFUTED)],
 )
 def test_a_claim_needs_so_many_of_its_tests(tmp_path, holding, needed, word):
-    parts = []
+    tests = []
     for number, task in enumerate(("mbbl/Ant", "mbbl/Hopper", "mbbl/Swimmer")):
         good, bad = (HIGH, LOW) if number < holding else (LOW, HIGH)
         write(tmp_path / "full", {"diffsr": good, "lvrep": bad}, task)
-        parts.append(replace(MORE, task=task))
-    [finding] = judge([make(*parts, needed=needed)], [load(tmp_path / "full")])
+        tests.append(replace(MORE, task=task))
+    [finding] = decide([make(*tests, needed=needed)], [load(tmp_path / "full")])
     assert finding.word == word
     without = replace(MORE, task="mbbl/Nowhere")
-    [finding] = judge([make(*parts, without, needed=4)], [load(tmp_path / "full")])
+    [finding] = decide([make(*tests, without, needed=4)], [load(tmp_path / "full")])
     assert finding.word == (OPEN if holding == 3 else REFUTED)
 
 
 def test_a_claim_names_what_it_lacks_and_the_command(tmp_path):
     folder = write(tmp_path / "full", {"diffsr": HIGH})
-    [finding] = judge([make(MORE, replace(MORE, task="mbbl/Ant"))], [load(folder)])
+    [finding] = decide([make(MORE, replace(MORE, task="mbbl/Ant"))], [load(folder)])
     assert summary(finding) == (
         "0 of 2 hold, 0 fail; cells without enough runs: lvrep on mbbl/Ant-ET, mbbl/Ant; "
         "diffsr on mbbl/Ant"
@@ -271,10 +273,10 @@ def test_a_claim_names_what_it_lacks_and_the_command(tmp_path):
 
 def test_a_row_shows_effect_interval_seeds_and_published(tmp_path):
     [claim] = choose(["diffsr-over-lvrep"])
-    part = replace(claim.parts[0], arm=replace(claim.parts[0].arm, value="last"))
-    part = replace(part, other=replace(part.other, value="last"))
+    test = replace(claim.tests[0], side=replace(claim.tests[0].side, value="last"))
+    test = replace(test, other=replace(test.other, value="last"))
     folder = write(tmp_path / "full", {"diffsr": HIGH, "lvrep": LOW})
-    task, asked, measured, published, verdict = describe(outcome(part, folder))
+    task, asked, measured, published, verdict = describe(outcome(test, folder))
     assert (task, asked) == ("mbbl/Ant-ET", "diffsr − lvrep > 0.0 (last)")
     assert re.fullmatch(r"\+99\.8 \(\+98 %\) \[9\d\.\d, 10\d\.\d\] \(n=4/4, diffsr\)", measured)
     assert (published, verdict) == ("+2,276.8 (+91 %)", "supported")
@@ -284,15 +286,15 @@ def test_the_published_numbers_say_what_the_claims_say():
     """All but those that the notes name: CGPO's own table speaks against both its claims."""
     against = set()
     for claim in claims():
-        for part in claim.parts:
-            means = [arm.published.mean for arm in part.arms if arm.published]
-            if len(means) < len(part.arms) or None in means:
+        for test in claim.tests:
+            means = [side.published.mean for side in test.sides if side.published]
+            if len(means) < len(test.sides) or None in means:
                 continue
             effect = means[0]
-            if part.effect != "level":
-                effect = means[0] / means[1] if part.effect == "ratio" else means[0] - means[1]
-            if not part.above < effect < part.below:
-                against.add((claim.name, part.task, part.arms[-1].label))
+            if test.effect != "level":
+                effect = means[0] / means[1] if test.effect == "ratio" else means[0] - means[1]
+            if not test.above < effect < test.below:
+                against.add((claim.name, test.task, test.sides[-1].label))
     levels = {name for name, _, _ in against if name.endswith("metaworld")}
     counts = {name: len([x for x in against if x[0] == name]) for name in levels}
     assert counts == {"diffsr-metaworld": 8 - 7, "mulvrep-metaworld": 50 - 33}
@@ -306,21 +308,18 @@ def test_the_published_numbers_say_what_the_claims_say():
 
 @pytest.mark.parametrize("claim", claims(), ids=lambda claim: claim.name)
 def test_every_claim_can_be_run_here(claim):
-    protocol = PROTOCOLS[claim.protocol]
-    assert not protocol.reduced
-    assert (claim.steps, claim.seeds) == (protocol.steps, protocol.seeds) or (
-        claim.name == "polygrad-over-ppo"
-    )
-    for part in claim.parts:
-        assert envs.task(part.task).id == part.task
-        for arm in part.arms:
-            algo, _, variant = arm.label.partition("@")
+    assert not claim.protocol.reduced
+    assert claim.protocol == PROTOCOLS[claim.protocol.name] or claim.name == "polygrad-over-ppo"
+    for test in claim.tests:
+        assert envs.task(test.task).id == test.task
+        for side in test.sides:
+            algo, _, variant = side.label.partition("@")
             agent = algos.load(algo)
             options = {field.name for field in fields(agent.Config)}
             for choice in variant.split(",") if variant else ():
                 assert choice in agent.presets or choice.partition("=")[0] in options
-            if arm.published:
-                assert arm.published.task == part.task
+            if side.published:
+                assert side.published.task == test.task
 
 
 def test_command_line(tmp_path, capsys, monkeypatch):

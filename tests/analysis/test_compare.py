@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from analysis.compare import compare, main, match, what_changed
+from analysis.compare import compare, main, match
+from analysis.data.changes import what_changed
 from analysis.data.load import load
 from tests.helpers.experiments import write_experiment, write_run
 
@@ -17,7 +18,7 @@ BEFORE, AFTER = [100.0, 120.0, 90.0, 110.0], [130.0, 152.0, 118.0, 141.0]
 
 
 def write(folder: Path, values, label="sac", first=0, seconds=2.0, manifest=None, **changes):
-    """Writes one run per value, from seed `first` on; `manifest` changes each run.json."""
+    """Write one run per value, from seed `first` on; `manifest` changes each run.json."""
     if not folder.exists():
         write_experiment(folder, **FULL | changes)
     for seed, value in enumerate(values, first):

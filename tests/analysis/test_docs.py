@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import analysis
-from analysis.docs import BEGIN, END, HEADING, kept_experiments, main
+from analysis.data.kept import kept_experiments
+from analysis.docs import BEGIN, END, HEADING, main
 from tests.helpers.experiments import write_experiment, write_run
 
 ROOT = Path(analysis.__file__).parents[1]

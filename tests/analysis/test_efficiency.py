@@ -8,8 +8,9 @@ import pytest
 
 from analysis import efficiency
 from analysis.data.load import load
+from analysis.data.scores import normalised_scores
 from analysis.data.values import areas, paired, run_values, steps_to_thresholds
-from analysis.drawing import intervals, profiles
+from analysis.drawing import profiles
 from tests.helpers.experiments import write_experiment, write_run
 
 TASK, OTHER, JUDGED = "mbbl/Pendulum", "nowhere/Task", "metaworld/door-open"
@@ -78,13 +79,13 @@ def test_profiles_draw_the_methods_that_finished_everywhere(folder, monkeypatch)
         write_run(folder, "mbbl/HalfCheetah", label, 0, [value] * 3)
     write_run(folder, JUDGED, "td3", 0, [0.0] * 3, success=[(2, 0)] * 3)
     experiment = load(folder)
-    comparison = intervals.compare(experiment)
-    assert profiles.methods(comparison) == ["td3", "sac"]
+    scores = normalised_scores(experiment)
+    assert profiles.methods(scores) == ["td3", "sac"]
     # On Pendulum each run of TD3 beats both of SAC, on HalfCheetah too; on door-open it is a tie.
-    assert profiles.improvements(comparison)["sac"].point == pytest.approx(2.5 / 3)
+    assert profiles.improvements(scores)["sac"].point == pytest.approx(2.5 / 3)
     figures = []
     monkeypatch.setattr(profiles.style, "save", lambda figure, stem: figures.append(figure))
-    profiles.draw(experiment, comparison, folder / "profiles")
+    profiles.draw(experiment, scores, folder / "profiles")
     [left, right] = figures[0].axes
     [better, worse] = [line.get_ydata() for line in left.get_lines()]
     assert (better >= worse).all()

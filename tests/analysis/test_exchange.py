@@ -38,7 +38,7 @@ def run(results: Path, *arguments: str) -> int:
 
 
 def log(folder: Path, tag: str, values: list[tuple[int, float]]) -> Path:
-    """Writes an event file with the same records as torch's SummaryWriter."""
+    """Write an event file with the same records as torch's SummaryWriter."""
     writer = EventFileWriter(str(folder))
     for step, value in values:
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])

@@ -15,9 +15,10 @@ import pytest
 import analysis
 from analysis.data.load import load
 from analysis.data.published import normalisation
-from analysis.drawing import curves, intervals
+from analysis.data.scores import normalised_scores
+from analysis.drawing import curves
 from analysis.report import main
-from analysis.statistics import stats
+from analysis.statistics.aggregates import AGGREGATES
 from tests.helpers.experiments import write_experiment, write_run
 
 TABLES = [
@@ -89,7 +90,7 @@ def test_n_stands_on_every_panel(report, stem, panels):
 
 def test_n_stands_on_every_aggregate_panel(report):
     text = svg_text(report / "iqm.svg")
-    for aggregate in stats.AGGREGATES:
+    for aggregate in AGGREGATES:
         assert f"{aggregate} (n=1–2)" in text
     assert "SAC (n=2)" in text
     assert "Diff-SR (n=1)" in text
@@ -140,19 +141,19 @@ def test_index_page_links_exist(report):
 
 
 def test_aggregates_by_hand(mixed):
-    comparison = intervals.compare(load(mixed))
-    assert comparison.tasks == ["mbbl/HalfCheetah", "mbbl/Pendulum"]
+    scores = normalised_scores(load(mixed))
+    assert scores.tasks == ["mbbl/HalfCheetah", "mbbl/Pendulum"]
     constants = normalisation()[["random", "reference"]]
     expected = np.mean(
         [
             (60 - constants.at[task, "random"])
             / (constants.at[task, "reference"] - constants.at[task, "random"])
-            for task in comparison.tasks
+            for task in scores.tasks
         ]
     )
-    assert comparison.estimates["diffsr"]["Mean"].point == pytest.approx(expected)
-    assert "qvpo" not in comparison.estimates
-    assert comparison.lack("qvpo") == "finished on 0 of 2 tasks"
+    assert scores.estimates["diffsr"]["Mean"].point == pytest.approx(expected)
+    assert "qvpo" not in scores.estimates
+    assert scores.lack("qvpo") == "finished on 0 of 2 tasks"
 
 
 def test_the_same_data_gives_the_same_bytes(mixed, report):

@@ -8,11 +8,12 @@ from typing import IO, Any
 
 import pandas as pd
 
-from analysis.data.load import Measure
+from analysis.data.experiment import Measure
+from analysis.statistics.run_statistics import RUN_STATISTICS
 
 STATISTICS = {
-    "last": "last evaluation",
-    "last4": "mean of the last four evaluations",
+    **{name: statistic.text for name, statistic in RUN_STATISTICS.items()},
+    # Said otherwise here, where it stands beside `best_mean`.
     "best": "best evaluation of each run",
     "best_mean": "best evaluation of the mean over seeds",
     "end": "end of training, over which evaluations is not stated",
@@ -21,7 +22,7 @@ STATISTICS = {
     "total": "the whole run",
     "unstated": "not stated",
 }
-"""What a number is of its run; the first three are those of `stats.RUN_STATISTICS`."""
+"""What a number is of its run; those of `RUN_STATISTICS` come first."""
 
 
 @dataclass(frozen=True)
@@ -29,26 +30,26 @@ class Published:
     """A number that someone published.
 
     Attributes:
-        task: Task id here, or the id that the task would have.
-        method: Name of the algorithm here, or the name that it would have.
-        printed: Name of the method in the source.
+        task: task id here, or the id that the task would have.
+        method: name of the algorithm here, or the name that it would have.
+        printed: name of the method in the source.
         metric: `return` (in the task's reward units), `success (any step)`, `success (last step)`
             (both in [0, 1]) or `hours`.
-        statistic: What the number is of its run, a name in `STATISTICS`.
-        steps: Environment steps of the run, None if not stated.
-        mean: The number; None where the source prints that there is none.
-        std: What the source prints after ±; None if nothing.
-        spread: What `std` is: `std` or `population std` over seeds, `standard error`, `episodes`
+        statistic: what the number is of its run, a name in `STATISTICS`.
+        steps: environment steps of the run, None if not stated.
+        mean: the number; None where the source prints that there is none.
+        std: what the source prints after ±; None if nothing.
+        spread: what `std` is: `std` or `population std` over seeds, `standard error`, `episodes`
             (of one trained agent), `tasks`, or `unstated`; empty without one.
-        seeds: Number of seeds, None if not stated.
-        environment: Which simulator or version of the tasks.
-        source: Name in `sources()`.
-        reading: How the number was read: table, text, figure, file, or summary (second-hand).
-        copied_from: The cell that this one was copied from, `<source>: <printed>`; empty for the
+        seeds: number of seeds, None if not stated.
+        environment: which simulator or version of the tasks.
+        source: name in `sources()`.
+        reading: how the number was read: table, text, figure, file, or summary (second-hand).
+        copied_from: the cell that this one was copied from, `<source>: <printed>`; empty for the
             source's own number.
-        original_mean: The mean of that cell where it was mis-copied, else None.
-        original_std: The std of that cell where it was mis-copied, else None.
-        note: Anything else.
+        original_mean: the mean of that cell where it was mis-copied, else None.
+        original_std: the std of that cell where it was mis-copied, else None.
+        note: anything else.
     """
 
     task: str
@@ -92,10 +93,10 @@ class Scale:
     """The constants that map a value to a normalised score.
 
     Attributes:
-        measure: What the value measures: `return`, or `success` at any step of an episode.
-        random: Value that scores 0, in the task's reward units or as a rate in [0, 1].
-        reference: Value that scores 1, in the same unit.
-        source: Where the two come from.
+        measure: what the value measures: `return`, or `success` at any step of an episode.
+        random: value that scores 0, in the task's reward units or as a rate in [0, 1].
+        reference: value that scores 1, in the same unit.
+        source: where the two come from.
     """
 
     measure: Measure
@@ -106,13 +107,13 @@ class Scale:
 
 @cache
 def normalisation() -> pd.DataFrame:
-    """Returns all constants: a frame indexed by task id with the columns of a `Scale`."""
+    """Return all constants: a frame indexed by task id with the columns of a `Scale`."""
     return _read("normalisation.csv").set_index("task")
 
 
 @cache
 def scale(task: str) -> Scale | None:
-    """Returns the constants of a task, None if it has none; the settings of its id play no part."""
+    """Return the constants of a task, None if it has none; the settings of its id play no part."""
     name, constants = task.partition("@")[0], normalisation()
     if name not in constants.index:
         return None
@@ -122,14 +123,23 @@ def scale(task: str) -> Scale | None:
 
 @cache
 def numbers() -> tuple[Published, ...]:
-    """Returns every published number, in the order of published.csv."""
+    """Return every published number, in the order of published.csv."""
     with _open("published.csv") as file:
         return tuple(_number(row) for row in csv.DictReader(file))
 
 
 @cache
+def printed_names() -> dict[str, str]:
+    """Return what papers call each method; of several names the first in published.csv."""
+    names: dict[str, str] = {}
+    for number in numbers():
+        names.setdefault(number.method, number.printed)
+    return names
+
+
+@cache
 def sources() -> pd.DataFrame:
-    """Returns where the numbers come from, the first choice among several first.
+    """Return where the numbers come from, the first choice among several first.
 
     Returns:
         A frame indexed by the short name of the source with the columns `reference` and `note`.
@@ -147,7 +157,7 @@ def _read(name: str) -> pd.DataFrame:
 
 
 def _number(row: dict[str, str]) -> Published:
-    """Reads a line of published.csv, in which an empty field is a number that is not known."""
+    """Read a line of published.csv, in which an empty field is a number that is not known."""
     parsed: dict[str, Any] = dict(row)
     for field in ("steps", "seeds"):
         parsed[field] = int(row[field]) if row[field] else None

@@ -9,7 +9,8 @@ import pytest
 
 from analysis import bench
 from analysis.data import cache, logs
-from analysis.data.load import ExperimentError, load
+from analysis.data.load import load
+from analysis.data.logs import ExperimentError
 from analysis.data.values import run_values
 from runners.cells.schema import EVALUATION_COLUMNS, SUCCESS_COLUMNS
 from tests.helpers.experiments import (
@@ -28,7 +29,7 @@ def read(files):
 
 
 def write_files(folder, texts):
-    """Writes one file per text; there is no file for None."""
+    """Write one file per text; there is no file for None."""
     files = [folder / f"{number}.csv" for number in range(len(texts))]
     for file, text in zip(files, texts, strict=True):
         if text is not None:

@@ -6,9 +6,12 @@ import math
 import numpy as np
 import pytest
 
-from analysis.data.load import MEASURES, Experiment, ExperimentError, load, natural, read_table
-from analysis.data.values import run_values, scores
-from analysis.drawing.runtime import run_times
+from analysis.data.experiment import MEASURES, Experiment, natural
+from analysis.data.load import load
+from analysis.data.logs import ExperimentError, read_table
+from analysis.data.run_times import measure_run_times
+from analysis.data.scores import scores_by_task
+from analysis.data.values import run_values
 from tests.helpers.experiments import (
     EVALUATIONS_HEADER,
     SUCCESS_HEADER,
@@ -79,7 +82,7 @@ def test_runs_that_are_not_done_do_not_count(folder):
     write_run(folder, TASK, "sac", 2, [1.0], status="running")
     experiment = load(folder)
     assert marks(experiment) == ["failed", "diverged", "running"]
-    assert run_times(experiment)["mark"].tolist() == ["failed", "diverged", "running"]
+    assert measure_run_times(experiment)["mark"].tolist() == ["failed", "diverged", "running"]
     assert status(experiment, "sac", 0) == ("failed", "out of memory")
 
 
@@ -129,7 +132,7 @@ def test_absent_csv_files(folder):
         file.unlink()
     experiment = load(folder)
     assert marks(experiment) == ["without evaluations"]
-    assert run_times(experiment)["mark"].tolist() == ["without timing"]
+    assert measure_run_times(experiment)["mark"].tolist() == ["without timing"]
     assert experiment.train(TASK, "sac", 0).empty
 
 
@@ -190,7 +193,7 @@ def test_success_rates_of_runs(folder):
 def test_run_time_is_per_1000_steps(folder):
     seconds = {"env": 1.0, "act": 2.0, "update": 3.0, "eval": 4.0}
     write_run(folder, TASK, "sac", 0, [1.0, 2.0], seconds=seconds, every=500)
-    times = run_times(load(folder)).iloc[0]
+    times = measure_run_times(load(folder)).iloc[0]
     assert {phase: times[phase] for phase in seconds} == pytest.approx(seconds)
     assert times["total"] == pytest.approx(10.0)
 
@@ -199,7 +202,7 @@ def test_scores_are_normalised_where_constants_exist(folder):
     write_run(folder, "mbbl/Pendulum", "sac", 0, [168.2])
     write_run(folder, "mbbl/Pendulum", "sac", 1, [-202.6])
     write_run(folder, "nowhere/Task", "sac", 0, [1.0])
-    found = scores(load(folder), "last")["sac"]
+    found = scores_by_task(load(folder), "last")["sac"]
     assert list(found) == ["mbbl/Pendulum"]
     np.testing.assert_allclose(found["mbbl/Pendulum"], [1.0, 0.0], atol=1e-12)
 
@@ -209,7 +212,7 @@ def test_scores_with_settings_and_of_success(folder):
     write_run(folder, pixels, "sac", 0, [250.0])
     write_run(folder, "dmc/lqr-lqr-2-1", "sac", 0, [250.0])
     write_run(folder, JUDGED, "sac", 0, [250.0], success=[(1, 0)])
-    assert scores(load(folder), "last") == {"sac": {pixels: [0.25], JUDGED: [0.5]}}
+    assert scores_by_task(load(folder), "last") == {"sac": {pixels: [0.25], JUDGED: [0.5]}}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from analysis.data import published
 from analysis.data.published import STATISTICS, Published, normalisation, numbers, sources
-from analysis.statistics.stats import RUN_STATISTICS
+from analysis.statistics.run_statistics import RUN_STATISTICS
 from envs import list_tasks
 from envs import task as task_facts
 
@@ -71,7 +71,7 @@ def test_tasks_are_known_or_named_as_foreign():
     assert all(task_facts(task).id == task for task in tasks - foreign)
 
 
-def test_the_ids_of_pictures_and_of_states_differ():
+def test_the_ids_of_images_and_of_states_differ():
     numbers_of_dmc = [x for x in numbers() if x.task.startswith("dmc/")]
     assert {x.environment for x in numbers_of_dmc if x.task.endswith("@pixels")} == {
         "DMControl, 64×64 pixels",

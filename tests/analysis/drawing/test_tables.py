@@ -14,7 +14,7 @@ def values(*rows) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["task", "label", "value", "mark"])
 
 
-def table(notice="", better="high") -> Table:
+def table(notice="", better="higher") -> Table:
     runs = values(
         ("mbbl/A_1", "x", 10.0, ""),
         ("mbbl/A_1", "x", 12.0, ""),
@@ -105,6 +105,6 @@ def test_bold_needs_clear_spread_and_no_failed_seed():
         ("t", "x", 1.0, ""), ("t", "x", 3.0, ""), ("t", "y", 2.0, ""), ("t", "y", 4.0, "")
     )
     names = {"x": "X", "y": "Y"}
-    assert "**" not in seed_table("R", near, names, ["t"], notice="", better="high").markdown()
+    assert "**" not in seed_table("R", near, names, ["t"], notice="", better="higher").markdown()
     # The lowest mean wins here, but one of its seeds failed.
-    assert "**" not in table(better="low").markdown()
+    assert "**" not in table(better="lower").markdown()

@@ -9,9 +9,11 @@ import pytest
 
 from analysis import report
 from analysis.data.load import load
-from analysis.drawing import curves, intervals
+from analysis.data.scores import normalised_scores
+from analysis.drawing import curves
 from analysis.html import charts, svg
 from analysis.html import page as html
+from analysis.html.methods import list_methods
 from tests.helpers.browser import Browser, problem
 from tests.helpers.experiments import write_experiment, write_run
 
@@ -24,11 +26,11 @@ WIDE, NARROW = 1280, 360
 
 def build(folder: Path) -> Path:
     experiment = load(folder)
-    comparison = intervals.compare(experiment)
-    tables = report.all_tables(experiment, comparison)
+    scores = normalised_scores(experiment)
+    tables = report.all_tables(experiment, scores)
     (folder / "report").mkdir(exist_ok=True)
     page = folder / "report" / "index.html"
-    page.write_text(html.page(experiment, comparison, tables), encoding="utf-8")
+    page.write_text(html.page(experiment, scores, tables), encoding="utf-8")
     return page
 
 
@@ -391,7 +393,7 @@ def test_curves_stand_where_their_axis_says(mixed):
     """The positions of the ticks give the scale by which the line of the means is read back."""
     experiment = load(mixed)
     by_cell = dict(iter(curves.plotted(experiment, "return").groupby(["task", "label"])))
-    methods = charts.list_methods(experiment)
+    methods = list_methods(experiment)
     chart = charts.learning_curves(experiment, PENDULUM, "return", by_cell, methods)
     [axes] = chart.findall("g[@class='axes']")
     ticks = [x for x in axes.findall("text") if x.get("text-anchor") == "end"]

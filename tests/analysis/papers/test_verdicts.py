@@ -7,7 +7,7 @@ import pytest
 from analysis.data.load import load
 from analysis.data.published import Published, numbers
 from analysis.drawing.tables import Cell
-from analysis.papers import verdicts as comparison
+from analysis.papers import verdicts
 from analysis.papers.verdicts import Measured, environment, measured_beside_published, verdict
 from tests.helpers.experiments import write_experiment, write_run
 
@@ -35,7 +35,7 @@ FULL = {"name": "full", "reduced": False, "steps": 200_000, "reported": "last4,l
 
 
 def write(path, label="sac", value=100.0, seeds=2, task=TASK, **changes):
-    """Writes an experiment in which every seed has the same value at every evaluation."""
+    """Write an experiment in which every seed has the same value at every evaluation."""
     folder = write_experiment(path, **FULL | changes)
     for seed in range(seeds):
         write_run(folder, task, label, seed, [value] * 4, title="SAC")
@@ -162,7 +162,7 @@ def test_the_published_statistic_is_measured(tmp_path, monkeypatch):
     values = {"last": 104.0, "last4": 203.5, "best": 500.0, "end": 203.5, "unstated": 203.5}
     for statistic, value in values.items():
         number = replace(PUBLISHED, statistic=statistic)
-        monkeypatch.setattr(comparison, "numbers", lambda number=number: (number,))
+        monkeypatch.setattr(verdicts, "numbers", lambda number=number: (number,))
         [row] = measured_beside_published("sac", [load(folder)])
         assert row.measured.cell.value == value, statistic
 
@@ -189,7 +189,7 @@ def test_environments_are_named_as_published(task, name):
     assert environment(task) == name
 
 
-def test_a_run_from_states_is_not_put_beside_a_number_from_pictures(tmp_path):
+def test_a_run_from_states_is_not_put_beside_a_number_from_images(tmp_path):
     state, pixels = "dmc/cheetah-run", "dmc/cheetah-run@pixels+shadows"
     folder = write_experiment(tmp_path / "full", **FULL | {"steps": 1_000_000, "reported": "last"})
     for task in (state, pixels, "dmc/cheetah-run@pixels+size=64"):
@@ -226,24 +226,24 @@ def judged(tmp_path):
 def test_success_is_compared_in_the_published_reading(judged, monkeypatch, metric, value):
     here = environment(JUDGED)
     number = replace(PUBLISHED, task=JUDGED, metric=metric, mean=value, std=0.1, environment=here)
-    monkeypatch.setattr(comparison, "numbers", lambda: (number,))
+    monkeypatch.setattr(verdicts, "numbers", lambda: (number,))
     [row] = measured_beside_published("sac", [judged])
     assert (row.measured.metric, row.measured.cell.value) == (metric, value)
     assert str(row.verdict) == "inside"
-    monkeypatch.setattr(comparison, "numbers", lambda: (replace(number, mean=value - 0.2),))
+    monkeypatch.setattr(verdicts, "numbers", lambda: (replace(number, mean=value - 0.2),))
     [row] = measured_beside_published("sac", [judged])
     assert str(row.verdict) == "above"
 
 
 def test_without_a_published_number_success_at_any_step_comes_first(judged, monkeypatch):
-    monkeypatch.setattr(comparison, "numbers", lambda: ())
+    monkeypatch.setattr(verdicts, "numbers", lambda: ())
     [row] = measured_beside_published("sac", [judged])
     assert (row.measured.metric, row.measured.cell.value) == ("success (any step)", 1.0)
 
 
 def test_a_published_success_rate_is_not_compared_with_a_return(tmp_path, monkeypatch):
     number = replace(PUBLISHED, metric="success (any step)", mean=1.0)
-    monkeypatch.setattr(comparison, "numbers", lambda: (number,))
+    monkeypatch.setattr(verdicts, "numbers", lambda: (number,))
     [row] = measured_beside_published("sac", [write(tmp_path / "full", value=1.0)])
     assert str(row.verdict) == "not comparable: published is success (any step)"
 
@@ -260,7 +260,7 @@ def test_published_success_rates_are_of_another_meta_world(judged):
 def test_copies_stay_out_unless_they_are_wrong(monkeypatch):
     copy = replace(PUBLISHED, source="LV-Rep Table 1", copied_from="MBBL 200K: SAC")
     wrong = replace(copy, source="CTRL Table 1", mean=101.0, original_mean=100.0, original_std=10.0)
-    monkeypatch.setattr(comparison, "numbers", lambda: (copy, wrong, PUBLISHED))
+    monkeypatch.setattr(verdicts, "numbers", lambda: (copy, wrong, PUBLISHED))
     [row] = measured_beside_published("sac", [])
     assert row.published == PUBLISHED
     assert row.others == (wrong,)
@@ -269,7 +269,7 @@ def test_copies_stay_out_unless_they_are_wrong(monkeypatch):
 def test_a_source_with_several_numbers_gives_its_longest_run(monkeypatch):
     late = replace(PUBLISHED, steps=1_000_000)
     hours = replace(PUBLISHED, metric="hours", task="mbbl/Ant")
-    monkeypatch.setattr(comparison, "numbers", lambda: (PUBLISHED, late, hours))
+    monkeypatch.setattr(verdicts, "numbers", lambda: (PUBLISHED, late, hours))
     [row] = measured_beside_published("sac", [])
     assert (row.published, row.others) == (late, ())
 
@@ -316,7 +316,7 @@ def test_an_algorithm_nobody_knows_has_no_rows(full):
 
 
 def test_pixels_compare_with_the_published_version_for_pixels():
-    """muLV-Rep is what `lvrep` runs on pictures; on masked states it is another algorithm."""
+    """muLV-Rep is what `lvrep` runs on images; on masked states it is another algorithm."""
     rows = measured_beside_published("lvrep", [])
     pixels = [row for row in rows if row.task.startswith("metaworld/")]
     assert len(pixels) == 50
