@@ -37,6 +37,7 @@ def handlers():
         signal.signal(number, handler)
 
 
+@pytest.mark.extended
 def test_sixty_tiny_cells_leave_nothing_behind(tmp_path, monkeypatch, handlers):
     monkeypatch.setattr(bench_load, "LOAD", bench_load.LOAD.with_steps(100))
     bench_load.measure(2, 2, tmp_path / "first")  # starts the server that forks, which stays

@@ -132,6 +132,7 @@ def test_a_job_preempted_within_a_grace_time_is_queued_again(cells, whole, tmp_p
     assert files_of(cells[0].path(experiment)) == whole[0]
 
 
+@pytest.mark.extended
 def test_a_job_that_was_cancelled_stays_ended_until_the_next_sweep(
     cells, whole, tmp_path, commands
 ):
@@ -151,6 +152,7 @@ def test_a_job_that_was_cancelled_stays_ended_until_the_next_sweep(
     assert files_of(cells[0].path(experiment)) == whole[0]
 
 
+@pytest.mark.extended
 def test_jobs_outlive_a_sweep_and_the_next_one_follows_them(cells, whole, tmp_path):
     experiment = tmp_path / "e"
     finished, view, first = launch(
