@@ -64,7 +64,7 @@ def test_every_task_of_the_suite_is_there():
 
 
 def test_ids_are_those_of_the_published_numbers():
-    path = Path(analysis.__file__).parent / "published" / "published.csv"
+    path = Path(analysis.__file__).parent / "data" / "published" / "published.csv"
     with path.open() as file:
         published = {row["task"] for row in csv.DictReader(file)}
     unknown = set()
