@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -15,6 +14,7 @@ from runners.storage.lease import LeaseLost, holder
 from runners.storage.rundir import RunDirectory, open_experiment
 from runners.training.session import run_cell
 from tests.helpers.runs import (
+    ROOT,
     TINY,
     cell_of,
     files_of,
@@ -24,7 +24,6 @@ from tests.helpers.runs import (
     wait_until,
 )
 
-ROOT = Path(__file__).parents[2]
 CELLS = 4
 
 # An algorithm file of a user: SAC that tells who begins which cell, and at its 50th step
@@ -143,6 +142,7 @@ def prefixes(request, tmp_path):
     return ([], []) if request.param == "one machine" else machines(tmp_path)
 
 
+@pytest.mark.extended
 def test_two_sweeps_split_the_cells(tmp_path, lone, prefixes):
     place = Place(tmp_path / "both", sweeps=2)
     sweeps = [place.sweep(name, prefix) for name, prefix in zip("ab", prefixes, strict=True)]
@@ -177,6 +177,7 @@ def take_over(place, prefixes):
     assert place.resumes() == [int(cell.name == lost) for cell in place.cells]
 
 
+@pytest.mark.extended
 def test_what_a_killed_sweep_left_is_taken_over(tmp_path, lone):
     place = Place(tmp_path / "both", sweeps=3)
     take_over(place, ([], []))

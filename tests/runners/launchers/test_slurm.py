@@ -25,9 +25,7 @@ from tests.helpers.cluster import (
     begun,
     cells_in,
     record_of,
-    restoring_signals,
     statuses,
-    undisturbed,
 )
 from tests.helpers.runs import files_of
 
@@ -35,27 +33,14 @@ pytest.importorskip("submitit", reason="submitit is not installed (pip install -
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
+def quick(monkeypatch, signal_handlers):
     monkeypatch.setattr(slurm, "TICK_SECONDS", 0.1)
     monkeypatch.setattr(slurm, "QUEUE_SECONDS", 0.3)
-    yield from restoring_signals()
 
 
 @pytest.fixture
 def cells(tmp_path):
     return cells_in(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def quiet(tmp_path_factory):
-    return undisturbed(tmp_path_factory.mktemp("quiet"))
-
-
-@pytest.fixture
-def whole(quiet, tmp_path):
-    """The files to come to; the steps of this test's runs take their time."""
-    (tmp_path / "slow").touch()
-    return quiet
 
 
 @pytest.fixture
