@@ -99,9 +99,7 @@ SLOW = [(algo, task) for algo in LONG for task in ("mbbl/HalfCheetah", "mbbl/Ant
 SLOW += [(algo, "mbbl/Reacher") for algo in STATES if algo not in LONG]
 
 
-@pytest.mark.parametrize(
-    ("algo", "task"), mostly_extended(FAST, quick=[("sac", "gym/Hopper-v5"), ("sac", PIXEL_TASK)])
-)
+@pytest.mark.parametrize(("algo", "task"), mostly_extended(FAST, quick=[("sac", "gym/Hopper-v5")]))
 def test_killed_runs_end_with_the_same_bytes(tmp_path, algo, task):
     chaos(tmp_path, algo, task, KILLS.get((algo, task), 5))
 
