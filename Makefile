@@ -5,14 +5,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: sweep test test-slow lint bench system gl browser clean
+.PHONY: sweep test test-all test-slow lint bench system gl browser clean
 
 sweep: $(VENV)/run.stamp
 	$(BIN)/python -m runners.sweep --algos diffsr,qvpo
 
+# Every part and every kind of fault once, in five minutes on two cores.
 test: $(VENV)/test.stamp gl browser
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
+# The rest: every method, task and fault in every combination, in about twenty minutes.
+test-all: $(VENV)/test.stamp gl browser
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'extended and not slow'
+
+# Tests of minutes each: the random-policy table, the full kill matrix.
 test-slow: $(VENV)/test.stamp gl
 	$(BIN)/python -m pytest -m slow
 

@@ -70,6 +70,7 @@ def score_agent(**options):
     return make(DiffSR, (0,), 2, 1, precision="float32", replay_capacity=1, **(sizes | options))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("level_input", ["alpha_bar", "beta"])
 def test_the_score_of_a_linear_gaussian_system_is_learned(level_input: str) -> None:
     agent = score_agent(level_input=level_input)

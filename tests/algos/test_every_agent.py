@@ -233,8 +233,10 @@ def learned_value(cls: type[Agent], ends: dict[str, bool], **options) -> float:
     ("ends", "options", "value"),
     [
         ({"truncated": True}, {}, 2.0),
-        ({"terminated": True}, {}, 1.0),
-        ({"truncated": True}, {"time_limit_terminal": True}, 1.0),
+        pytest.param({"terminated": True}, {}, 1.0, marks=pytest.mark.extended),
+        pytest.param(
+            {"truncated": True}, {"time_limit_terminal": True}, 1.0, marks=pytest.mark.extended
+        ),
     ],
     ids=["time limit", "termination", "time limit as terminal"],
 )

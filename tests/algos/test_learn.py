@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import algos
+from tests.helpers.selection import mostly_extended
 from tests.helpers.updates import STATES, LinearQuadratic, make
 
 # What any agent gets; an option that it does not have is left out.
@@ -146,7 +147,7 @@ SETTINGS: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", STATES)
+@pytest.mark.parametrize("name", mostly_extended(STATES, quick=["ppo", "sac", "td3"]))
 def test_it_learns(name: str) -> None:
     """At least 95 % of the way from doing nothing to the Riccati optimum.
 

@@ -62,6 +62,7 @@ def play_bandit(agent, steps: int) -> None:
         agent.update()
 
 
+@pytest.mark.extended
 def test_bandit_keeps_several_modes_early_and_ends_on_the_best_of_three_peaks() -> None:
     """A strong entropy term keeps the lesser peaks in the policy at first; then it fades."""
     small = {"random_steps": 1000, "train_samples": 4, "eval_samples": 16, "diffusion_steps": 5}

@@ -13,6 +13,7 @@ import algos
 import tests.helpers.pixels as pixel_helpers
 import tests.helpers.updates as algo_helpers
 from algos.parts.types import Transition
+from tests.helpers.selection import mostly_extended
 
 pytestmark = pytest.mark.usefixtures("bfloat16_products")
 
@@ -100,7 +101,9 @@ def hurt(agent: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize("broken", [False, True], ids=["stands still", "broken data"])
-@pytest.mark.parametrize(("name", "kind"), AGENTS)
+@pytest.mark.parametrize(
+    ("name", "kind"), mostly_extended(AGENTS, quick=[("sac", "state"), ("sac", "pixels")])
+)
 def test_a_replica_that_is_not_finite_leaves_the_others_alone(
     name: str, kind: str, broken: bool
 ) -> None:

@@ -32,6 +32,7 @@ def test_a_copy_defines_exactly_one_algorithm(template: type[Agent]) -> None:
     assert found == [template]
 
 
+@pytest.mark.extended
 def test_a_copy_learns_the_linear_quadratic_task(template: type[Agent]) -> None:
     """90 % of the way from doing nothing to the Riccati optimum; see `fraction_of_optimum`."""
     options = {"discount": LinearQuadratic.DISCOUNT, "random_steps": 500, "tau": 0.05}

@@ -7,16 +7,12 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import envs
+from tests.helpers.selection import mostly_extended
 
 DMC = [f"dmc/{name}" for name in ("cartpole-swingup", "cup-catch", "reacher-easy", "walker-run")]
-TASKS = [
-    *envs.list_tasks("mbbl"),
-    *envs.list_tasks("gym"),
-    *envs.list_tasks("pomdp"),
-    *DMC,
-    "dmc/finger-turn-easy@pixels+size=32",
-    "metaworld/hammer@size=16+frames=2",
-]
+STATES = [*envs.list_tasks("mbbl"), *envs.list_tasks("gym"), *envs.list_tasks("pomdp"), *DMC]
+PIXELS = ["dmc/finger-turn-easy@pixels+size=32", "metaworld/hammer@size=16+frames=2"]
+TASKS = [*STATES, *PIXELS]
 MBBL = envs.list_tasks("mbbl")
 
 
@@ -34,7 +30,7 @@ def assert_same(first, second):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("task_id", TASKS)
+@pytest.mark.parametrize("task_id", mostly_extended(TASKS, quick=STATES))
 def test_reset_with_a_seed_repeats(task_id):
     env = envs.make(task_id)
     first = [env.reset(seed=5)[0], env.reset()[0]]
@@ -53,19 +49,19 @@ def test_the_same_seed_gives_the_same_trajectory(task_id):
         assert_same(trajectory(first), trajectory(second))
 
 
-@pytest.mark.parametrize("task_id", TASKS)
+@pytest.mark.parametrize("task_id", mostly_extended(TASKS, quick=STATES))
 def test_make_with_a_seed_equals_reset_with_it(task_id):
     made, reset = envs.make(task_id, seed=4), envs.make(task_id)
     assert_same([made.reset()[0], made.reset()[0]], [reset.reset(seed=4)[0], reset.reset()[0]])
 
 
-@pytest.mark.parametrize("task_id", TASKS)
+@pytest.mark.parametrize("task_id", mostly_extended(TASKS, quick=STATES))
 def test_different_seeds_differ(task_id):
     first, second = (trajectory(envs.make(task_id, seed=seed), 3) for seed in (0, 1))
     assert not np.array_equal(first[0], second[0])
 
 
-@pytest.mark.parametrize("task_id", TASKS)
+@pytest.mark.parametrize("task_id", mostly_extended(TASKS, quick=STATES))
 def test_observations_and_rewards_are_finite(task_id):
     assert all(np.isfinite(array).all() for array in trajectory(envs.make(task_id, seed=0)))
 

@@ -204,7 +204,7 @@ def test_pixels_continue_bit_by_bit_too():
     fresh.close()
 
 
-@pytest.mark.parametrize("quality", ["", "+shadows"])
+@pytest.mark.parametrize("quality", ["", pytest.param("+shadows", marks=pytest.mark.extended)])
 @pytest.mark.parametrize(
     ("task_id", "camera"), [("dmc/cheetah-run", 0), ("dmc/quadruped-escape", 2)]
 )

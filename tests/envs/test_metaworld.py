@@ -12,6 +12,7 @@ import envs
 from envs.metaworld import FIGURE, MARKED
 from envs.parts import pixels
 from envs.simulators.metaworld import _sawyer
+from tests.helpers.selection import mostly_extended
 
 pytestmark = pytest.mark.skipif(bool(pixels.gl_problem()), reason=pixels.gl_problem())
 
@@ -236,7 +237,10 @@ def test_layouts_come_from_the_environments_own_stream():
     np.testing.assert_array_equal(second.reset(seed=3)[0], starts[0])
 
 
-@pytest.mark.parametrize("name", ["drawer-open", "window-open", "dial-turn", "stick-push"])
+@pytest.mark.parametrize(
+    "name",
+    mostly_extended(["drawer-open", "window-open", "dial-turn", "stick-push"], quick=["dial-turn"]),
+)
 def test_the_first_image_shows_the_episodes_layout(name):
     # Left alone, Meta-World's first state is up to 0.2 m off in the first three.
     env = make(name, seed=0, size=64, frames=1)
@@ -278,7 +282,9 @@ def test_images_for_people():
         make("hammer", camera_name="corner5")
 
 
-@pytest.mark.parametrize("camera", ["corner", "corner2", "corner3", "corner4"])
+@pytest.mark.parametrize(
+    "camera", mostly_extended(["corner", "corner2", "corner3", "corner4"], quick=["corner"])
+)
 def test_every_corner_camera_is_upright(camera):
     film = {"render_mode": "rgb_array", "width": 64, "height": 64, "camera_name": camera}
     env = make("reach", seed=0, **film)
@@ -334,7 +340,10 @@ def assert_continues(name, steps, in_use):
 
 
 # Beside the eight: tasks that keep views of the simulator's arrays, or lists.
-@pytest.mark.parametrize("name", [*FIGURE, "basketball", "door-lock", "pick-place-wall"])
+@pytest.mark.parametrize(
+    "name",
+    mostly_extended([*FIGURE, "basketball", "door-lock", "pick-place-wall"], quick=["hammer"]),
+)
 def test_a_saved_episode_continues_bit_by_bit(name):
     assert_continues(name, 8, in_use=name == "bin-picking")
 

@@ -1,7 +1,6 @@
 """Small cells for launchers whose workers are started elsewhere, and a table that acts."""
 
 import json
-import signal
 
 from runners.cells.settings import RunSettings
 from runners.storage.rundir import RunDirectory, open_experiment
@@ -70,11 +69,3 @@ class Watched(View):
     def refresh(self, final=False):
         self.at_refresh(self)
         super().refresh(final)
-
-
-def restoring_signals():
-    """Body of a fixture: a launcher listens to signals, and pytest should again after it."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)

@@ -18,6 +18,7 @@ from algos.base.offpolicy import Counters
 from algos.parts.blocks import Ring, Rows
 from algos.parts.config import AgentConfig
 from runners import sweep, train
+from runners.cells import files
 from runners.cells.grid import agent_for, make_cells
 from runners.cells.protocols import PROTOCOLS, Protocol
 from runners.conformance.harness import SMALL
@@ -257,15 +258,15 @@ def _arm(place, step, count):
         visit(loop)
 
     def save(loop):
-        sync = checkpoint._sync
+        sync = files.sync
 
         def syncing(path):
             sync(path)
             visit(loop)
 
-        checkpoint._sync = syncing
+        files.sync = checkpoint.sync = syncing
         original(loop)
-        checkpoint._sync = sync
+        files.sync = checkpoint.sync = sync
 
     def evaluate(loop):
         stop = loop.should_stop

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import signal
 from collections import namedtuple
 
 import pytest
@@ -31,10 +30,6 @@ def no_runs(monkeypatch):
     monkeypatch.setattr("runners.train.View", never)
     monkeypatch.setattr("runners.launchers.local.LocalLauncher", never)
     monkeypatch.setattr("runners.sweep.dry_run", never)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,7 @@
 """Every rule holds for every agent, and every rule can fail."""
 
+import itertools
+
 import pytest
 
 import algos
@@ -9,6 +11,7 @@ from runners import check
 from runners.conformance import RULES, Outcome, apply_rule
 from runners.conformance.declarations import SOURCE
 from runners.terminal.cli import run_main
+from tests.helpers.selection import mostly_extended
 
 # Rule, an agent that breaks it, words of the failure.
 BROKEN = [
@@ -62,10 +65,15 @@ def single_thread():
 
 
 SUBJECTS = check.subjects({name: algos.load(name) for name in algos.list_algos()})
+# Quick: every rule for SAC, and for every version one rule that acts, learns and saves.
+QUICK = [("sac", rule) for rule in RULES] + [
+    (subject, "save_load_continues") for subject in SUBJECTS
+]
 
 
-@pytest.mark.parametrize("name", RULES)
-@pytest.mark.parametrize("subject", SUBJECTS)
+@pytest.mark.parametrize(
+    ("subject", "name"), mostly_extended(itertools.product(SUBJECTS, RULES), quick=QUICK)
+)
 def test_rule_holds(subject, name):
     outcome = apply_rule(name, SUBJECTS[subject])
     if outcome.verdict == "skip":

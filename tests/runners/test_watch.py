@@ -84,6 +84,7 @@ def test_a_gif_shows_every_state_at_the_speed_of_the_task(run, tmp_path, capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["film.gif"]
 
 
+@pytest.mark.extended
 def test_an_mp4_shows_every_state_at_the_speed_of_the_task(run):
     ffmpeg = pytest.importorskip("imageio_ffmpeg")  # of the extra `test`
     film(run, "--fps=4")

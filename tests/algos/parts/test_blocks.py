@@ -14,6 +14,7 @@ from algos.parts.blocks import Ring, Segment
 from algos.parts.episodes import EpisodeMemory
 from runners.storage import checkpoint
 from tests.helpers.pixels import CPU, stream
+from tests.helpers.selection import mostly_extended
 
 WIDTH = 3
 
@@ -162,7 +163,7 @@ def add(memory: EpisodeMemory, rng: np.random.Generator, count: int) -> EpisodeM
     return memory
 
 
-@pytest.mark.parametrize("capacity", [7, 23, 200])
+@pytest.mark.parametrize("capacity", mostly_extended([7, 23, 200], quick=[7]))
 def test_episodes_from_a_checkpoint_go_on_the_same(tmp_path: Path, capacity: int) -> None:
     """Windows keep their order too, since draws are numbers of windows."""
     most = 0

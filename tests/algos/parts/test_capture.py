@@ -19,6 +19,7 @@ from algos.parts.optim import adam, set_rate
 from algos.parts.rng import ReplicaRng
 from algos.parts.types import Spaces
 from algos.sac import SAC
+from tests.helpers.selection import mostly_extended
 from tests.helpers.updates import STATES, Drift, drive, make_small, snapshot
 
 aten = torch.ops.aten
@@ -132,7 +133,7 @@ def test_who_is_captured_in_how_many_phases() -> None:
     assert set(expected) <= set(CAPTURED)
 
 
-@pytest.mark.parametrize("name", CAPTURED)
+@pytest.mark.parametrize("name", mostly_extended(CAPTURED, quick=["sac", "td3"]))
 def test_captured_updates_are_the_updates(name: str, tape: None) -> None:
     agents = build(name, captured=False), build(name)
     (actions, metrics), (others, other_metrics) = (
@@ -148,7 +149,7 @@ def test_captured_updates_are_the_updates(name: str, tape: None) -> None:
     assert_same_state(eager, captured)
 
 
-@pytest.mark.parametrize("name", CAPTURED)
+@pytest.mark.parametrize("name", mostly_extended(CAPTURED, quick=["sac"]))
 def test_a_resumed_run_captures_anew_and_repeats(name: str, tape: None) -> None:
     agent = build(name)
     drive(agent, Drift((0, 1), 3, 2), STEPS)
@@ -164,7 +165,7 @@ def test_a_resumed_run_captures_anew_and_repeats(name: str, tape: None) -> None:
     assert resumed.captured.graphs.keys() == before.keys()
 
 
-@pytest.mark.parametrize("name", CAPTURED)
+@pytest.mark.parametrize("name", mostly_extended(CAPTURED, quick=["sac"]))
 def test_a_capture_that_fails_changes_nothing(name: str, tape: None, monkeypatch) -> None:
     eager, other = build(name, captured=False), build(name)
     drive(eager, Drift((0, 1), 3, 2), STEPS)

@@ -177,6 +177,7 @@ def test_the_log_variance_is_clamped() -> None:
     assert log_var.flatten().tolist() == [-30.0, 20.0]
 
 
+@pytest.mark.extended
 def test_the_autoencoder_learns_a_handful_of_frames() -> None:
     """Pictures of one bright block each, which one constant picture cannot tell apart."""
     frames = torch.zeros(1, 6, 3, SIDE, SIDE, dtype=torch.uint8)

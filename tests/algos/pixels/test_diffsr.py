@@ -153,6 +153,7 @@ def trained(request) -> tuple[PixelDiffSR, LinearGaussian]:
     return agent, task
 
 
+@pytest.mark.extended
 def test_the_score_of_a_linear_gaussian_system_is_learned(trained) -> None:
     agent, task = trained
     for k in (2, 10, 25, 45):
@@ -184,6 +185,7 @@ def check_drawings(agent: PixelDiffSR, task: LinearGaussian, tolerance: float) -
         assert float(wrong.abs().max()) < tolerance * float(task.s.diagonal().max())
 
 
+@pytest.mark.extended
 def test_drawings_by_the_learned_score_have_the_known_mean_and_spread(trained) -> None:
     agent, task = trained
     check_drawings(agent, task, 0.3)

@@ -192,6 +192,7 @@ def test_pretraining_leaves_the_critic_alone_and_copies_the_features() -> None:
     assert calls == [1, 1]
 
 
+@pytest.mark.extended
 def test_the_model_tells_what_an_action_leads_to() -> None:
     """The stripe goes left or right with the action, of which no image of now knows.
 
@@ -219,6 +220,7 @@ def test_the_model_tells_what_an_action_leads_to() -> None:
     torch.testing.assert_close(reward[:, 0], torch.tensor([-3.0, 3.0]), atol=0.6, rtol=0.0)
 
 
+@pytest.mark.extended
 def test_it_learns_where_a_stripe_stands() -> None:
     """Values first, then the policy: each on its own is sure to arrive at once."""
     options = {"batch_size": 16, "hidden": 128, "trunk_dim": 20, "feature_dim": 128}

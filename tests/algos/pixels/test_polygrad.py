@@ -212,6 +212,7 @@ def correlation(one: Any, other: Any) -> float:
     return float(np.corrcoef(np.ravel(one), np.ravel(other))[0, 1])
 
 
+@pytest.mark.extended
 def test_imagined_frames_move_as_the_actions_say() -> None:
     options = {
         "replay_capacity": 1000,

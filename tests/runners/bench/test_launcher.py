@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -27,17 +26,8 @@ def children():
     return set(mine)
 
 
-@pytest.fixture
-def handlers():
-    """The launcher takes over the signals of its process; other tests need them back."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
-
-
-def test_sixty_tiny_cells_leave_nothing_behind(tmp_path, monkeypatch, handlers):
+@pytest.mark.extended
+def test_sixty_tiny_cells_leave_nothing_behind(tmp_path, monkeypatch, signal_handlers):
     monkeypatch.setattr(bench_load, "LOAD", bench_load.LOAD.with_steps(100))
     bench_load.measure(2, 2, tmp_path / "first")  # starts the server that forks, which stays
     processes, files = children(), len(os.listdir("/proc/self/fd"))

@@ -17,6 +17,7 @@ from runners.bench import methods as bench
 from runners.cells.schema import PHASES
 from runners.terminal.cli import run_main
 from runners.training.estimate import time_learning
+from tests.helpers.selection import mostly_extended
 
 CPU = torch.device("cpu")
 RATE = {"float32": 100.0, "tf32": 100.0, "bfloat16": 100.0}
@@ -219,7 +220,9 @@ def test_inner_loops(monkeypatch):
     assert cost.rate_fraction == pytest.approx(cost.gflop / (1e-3 * cost.ms) / 100.0)
 
 
-@pytest.mark.parametrize("algo", bench.chosen("all", "state"))
+@pytest.mark.parametrize(
+    "algo", mostly_extended(bench.chosen("all", "state"), quick=["sac", "td3"])
+)
 def test_the_work_of_every_agent_can_be_counted(algo):
     preset = "quick" if "quick" in algos.load(algo).presets else ""
     period, gflop = bench.learning_period(bench.ready_agent(algo, CPU, 600, preset=preset))

@@ -19,9 +19,7 @@ from tests.helpers.cluster import (
     begun,
     cells_in,
     record_of,
-    restoring_signals,
     statuses,
-    undisturbed,
 )
 from tests.helpers.runs import files_of, wait_until
 
@@ -47,26 +45,14 @@ def cluster():
 
 
 @pytest.fixture(autouse=True)
-def connection():
-    yield from restoring_signals()
+def connection(signal_handlers):
+    yield
     ray.shutdown()
 
 
 @pytest.fixture
 def experiment(tmp_path):
     return tmp_path / "e"
-
-
-@pytest.fixture(scope="module")
-def quiet(tmp_path_factory):
-    return undisturbed(tmp_path_factory.mktemp("quiet"))
-
-
-@pytest.fixture
-def whole(quiet, tmp_path):
-    """The files to come to; the steps of this test's runs take their time."""
-    (tmp_path / "slow").touch()
-    return quiet
 
 
 def launch(cluster, experiment, cells, at_refresh=lambda view: None, **how):
@@ -76,6 +62,7 @@ def launch(cluster, experiment, cells, at_refresh=lambda view: None, **how):
     return finished, view
 
 
+@pytest.mark.extended
 def test_a_node_is_killed_and_every_cell_ends_with_the_same_bytes(
     cluster, experiment, whole, tmp_path
 ):
@@ -96,6 +83,7 @@ def test_a_node_is_killed_and_every_cell_ends_with_the_same_bytes(
     assert [files_of(cell.path(experiment)) for cell in runs] == whole
 
 
+@pytest.mark.extended
 def test_a_sweep_that_is_stopped_saves_and_goes_on(cluster, experiment, whole, tmp_path):
     runs = cells_in(tmp_path)
     seen = []
@@ -133,6 +121,7 @@ def test_a_dead_worker_is_replaced_but_a_failed_cell_is_not_tried_again(
     assert (tmp_path / "tries").read_text() == ".."
 
 
+@pytest.mark.extended
 def test_a_run_that_is_lost_each_time_is_given_up(cluster, experiment, tmp_path, monkeypatch):
     monkeypatch.setattr(launcher_module, "MOST_BEGINNINGS", 0)
     runs = cells_in(tmp_path)
@@ -171,6 +160,7 @@ def test_a_run_gets_the_part_of_a_gpu_that_it_asks_for(cluster, experiment, tmp_
     assert len(list(tmp_path.glob("gpu-0-*"))) == 2
 
 
+@pytest.mark.extended
 def test_a_cell_that_another_sweep_has_is_waited_for(cluster, experiment, tmp_path):
     (cell,) = cells_in(tmp_path, seeds=1)
     directory = RunDirectory(cell, experiment)

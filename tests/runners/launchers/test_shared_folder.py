@@ -142,6 +142,7 @@ def prefixes(request, tmp_path):
     return ([], []) if request.param == "one machine" else machines(tmp_path)
 
 
+@pytest.mark.extended
 def test_two_sweeps_split_the_cells(tmp_path, lone, prefixes):
     place = Place(tmp_path / "both", sweeps=2)
     sweeps = [place.sweep(name, prefix) for name, prefix in zip("ab", prefixes, strict=True)]
@@ -176,6 +177,7 @@ def take_over(place, prefixes):
     assert place.resumes() == [int(cell.name == lost) for cell in place.cells]
 
 
+@pytest.mark.extended
 def test_what_a_killed_sweep_left_is_taken_over(tmp_path, lone):
     place = Place(tmp_path / "both", sweeps=3)
     take_over(place, ([], []))

@@ -25,9 +25,7 @@ from tests.helpers.cluster import (
     begun,
     cells_in,
     record_of,
-    restoring_signals,
     statuses,
-    undisturbed,
 )
 from tests.helpers.runs import files_of
 
@@ -35,27 +33,14 @@ pytest.importorskip("submitit", reason="submitit is not installed (pip install -
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
+def quick(monkeypatch, signal_handlers):
     monkeypatch.setattr(slurm, "TICK_SECONDS", 0.1)
     monkeypatch.setattr(slurm, "QUEUE_SECONDS", 0.3)
-    yield from restoring_signals()
 
 
 @pytest.fixture
 def cells(tmp_path):
     return cells_in(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def quiet(tmp_path_factory):
-    return undisturbed(tmp_path_factory.mktemp("quiet"))
-
-
-@pytest.fixture
-def whole(quiet, tmp_path):
-    """The files to come to; the steps of this test's runs take their time."""
-    (tmp_path / "slow").touch()
-    return quiet
 
 
 @pytest.fixture
@@ -132,6 +117,7 @@ def test_a_job_preempted_within_a_grace_time_is_queued_again(cells, whole, tmp_p
     assert files_of(cells[0].path(experiment)) == whole[0]
 
 
+@pytest.mark.extended
 def test_a_job_that_was_cancelled_stays_ended_until_the_next_sweep(
     cells, whole, tmp_path, commands
 ):
@@ -151,6 +137,7 @@ def test_a_job_that_was_cancelled_stays_ended_until_the_next_sweep(
     assert files_of(cells[0].path(experiment)) == whole[0]
 
 
+@pytest.mark.extended
 def test_jobs_outlive_a_sweep_and_the_next_one_follows_them(cells, whole, tmp_path):
     experiment = tmp_path / "e"
     finished, view, first = launch(

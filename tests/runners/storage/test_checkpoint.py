@@ -18,6 +18,7 @@ from runners.cells import files
 from runners.cells.files import write_atomic
 from runners.storage import checkpoint
 from runners.storage.checkpoint import CheckpointError, Loaded
+from tests.helpers.selection import mostly_extended
 
 DTYPES = [
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
@@ -177,7 +178,9 @@ def holds(folder, number):
 
 
 @pytest.mark.parametrize("how", [Kill, NoSpace])
-@pytest.mark.parametrize("step", [20, 30], ids=["same step", "next step"])
+@pytest.mark.parametrize(
+    "step", mostly_extended([20, 30], quick=[30]), ids=["same step", "next step"]
+)
 def test_a_save_cut_short_anywhere_leaves_the_old_or_the_new_state(
     tmp_path, monkeypatch, step, how
 ):

@@ -18,6 +18,7 @@ from runners.storage import checkpoint
 from runners.terminal.cli import run_main
 from runners.terminal.machine import FREE_BYTES
 from tests.helpers.runs import TINY, Forked, cell_of, files_of, small_options, wait_until
+from tests.helpers.selection import mostly_extended
 
 SPACE = "No space left on device"
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
@@ -27,12 +28,16 @@ def may_mount():
     return os.geteuid() == 0
 
 
-def test_these_tests_run_in_a_namespace_where_the_user_is_root(tmp_path):
+@pytest.mark.parametrize(
+    "chosen", mostly_extended(["not extended", "extended"], quick=["not extended"])
+)
+def test_these_tests_run_in_a_namespace_where_the_user_is_root(tmp_path, chosen):
     if may_mount():
         pytest.skip("the user is root")
     if subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode:
         pytest.skip("neither root nor namespaces: no disk can be mounted")
-    again = [sys.executable, "-m", "pytest", "-n0", f"--basetemp={tmp_path / 'again'}", __file__]
+    again = [sys.executable, "-m", "pytest", "-n0", f"--basetemp={tmp_path / 'again'}"]
+    again += ["-m", chosen, __file__]
     assert subprocess.run([*NAMESPACE, *again], check=False).returncode == 0
 
 
@@ -76,13 +81,14 @@ def disk(tmp_path):
     subprocess.run(["umount", "--lazy", place], check=True)
 
 
-@pytest.fixture
-def arguments(monkeypatch):
+@pytest.fixture(scope="module")
+def arguments():
     """A run with a checkpoint at every step and many blocks."""
-    monkeypatch.setitem(PROTOCOLS, TINY.name, TINY)
-    monkeypatch.setattr(Ring, "BYTES", 1 << 10)
     command = ["--algo=sac@quick", "--task=mbbl/Pendulum", "--protocol=tiny"]
-    return [*command, "--checkpoint-seconds=0", *small_options("sac")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PROTOCOLS, TINY.name, TINY)
+        patch.setattr(Ring, "BYTES", 1 << 10)
+        yield [*command, "--checkpoint-seconds=0", *small_options("sac")]
 
 
 def command(arguments, experiment):
@@ -101,11 +107,12 @@ def record_of(experiment):
     return json.loads((run_of(experiment) / "run.json").read_text())
 
 
-@pytest.fixture
-def whole(tmp_path, arguments):
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, arguments):
     """Files of a run that nothing disturbed."""
-    assert command(arguments, tmp_path / "whole") == 0
-    return files_of(run_of(tmp_path / "whole"))
+    experiment = tmp_path_factory.mktemp("whole")
+    assert command(arguments, experiment) == 0
+    return files_of(run_of(experiment))
 
 
 def at_save(monkeypatch, actions):
@@ -122,7 +129,7 @@ def at_save(monkeypatch, actions):
 
 
 # From no room at all to room for a part of a checkpoint, of some 100 kB.
-@pytest.mark.parametrize("leave", [0, 1 << 13, 1 << 16])
+@pytest.mark.parametrize("leave", mostly_extended([0, 1 << 13, 1 << 16], quick=[1 << 13]))
 def test_a_disk_that_is_full_for_a_while_stops_nothing(
     disk, arguments, whole, monkeypatch, capfd, leave
 ):
@@ -145,7 +152,9 @@ def test_a_disk_that_is_full_for_a_while_stops_nothing(
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
-@pytest.mark.parametrize(("number", "leave"), [(1, 0), (12, 1 << 14)])
+@pytest.mark.parametrize(
+    ("number", "leave"), mostly_extended([(1, 0), (12, 1 << 14)], quick=[(12, 1 << 14)])
+)
 def test_a_disk_that_stays_full_is_one_line_and_loses_nothing(
     disk, arguments, whole, monkeypatch, capfd, number, leave
 ):
@@ -184,6 +193,7 @@ def test_a_stop_that_cannot_be_saved_is_a_failure_with_its_reason(
     assert record_of(experiment)["resumed"] == 1
 
 
+@pytest.mark.extended
 def test_a_disk_that_fills_up_under_a_process_of_its_own(disk, tmp_path):
     """Filled from outside at any moment: the command goes on or fails, and ends when run again."""
     arguments = ["--algo=sac@quick", "--task=mbbl/HalfCheetah", "--protocol=chaos"]
@@ -219,7 +229,7 @@ def flip(path):
     (path / "tensors.safetensors").write_bytes(values)
 
 
-@pytest.mark.parametrize("damage", [cut, flip])
+@pytest.mark.parametrize("damage", mostly_extended([cut, flip], quick=[cut]))
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     tmp_path, arguments, whole, monkeypatch, capfd, damage
 ):

@@ -58,6 +58,7 @@ def test_a_stalled_worker_is_killed_and_its_run_goes_on(tmp_path):
     same_but_for_the_name(cell, experiment)
 
 
+@pytest.mark.extended
 def test_a_worker_that_always_stalls_is_given_up(tmp_path, capfd):
     cell = cell_of("hangsalways")
     experiment = tmp_path / "e"

@@ -24,6 +24,7 @@ from tests.helpers.runs import (
     spawn,
     wait_until,
 )
+from tests.helpers.selection import mostly_extended
 
 
 def rules_for(task):
@@ -98,7 +99,7 @@ SLOW = [(algo, task) for algo in LONG for task in ("mbbl/HalfCheetah", "mbbl/Ant
 SLOW += [(algo, "mbbl/Reacher") for algo in STATES if algo not in LONG]
 
 
-@pytest.mark.parametrize(("algo", "task"), FAST)
+@pytest.mark.parametrize(("algo", "task"), mostly_extended(FAST, quick=[("sac", "gym/Hopper-v5")]))
 def test_killed_runs_end_with_the_same_bytes(tmp_path, algo, task):
     chaos(tmp_path, algo, task, KILLS.get((algo, task), 5))
 
@@ -219,7 +220,11 @@ def test_fifty_kills_of_workers_and_sweeps_change_no_byte(tmp_path, protocol, na
 # Signals to one run -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    "number",
+    mostly_extended([signal.SIGTERM, signal.SIGINT], quick=[signal.SIGTERM]),
+    ids=lambda n: n.name,
+)
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number):
     algo, task = "sac", "mbbl/HalfCheetah"
     arguments = train_arguments(algo, task, tmp_path / "e")
@@ -302,6 +307,7 @@ def test_a_killed_sweep_leaves_no_process_and_goes_on(tmp_path, undisturbed):
     assert statuses(experiment) == ["done"] * 3
 
 
+@pytest.mark.extended
 def test_a_sweep_that_is_asked_to_stop_saves_all_cells(tmp_path, undisturbed):
     experiment = tmp_path / "e"
     for resumed, number in enumerate((signal.SIGINT, signal.SIGTERM)):

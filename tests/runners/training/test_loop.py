@@ -36,6 +36,7 @@ from tests.helpers.runs import (
     snapshot,
     wait_until,
 )
+from tests.helpers.selection import mostly_extended
 
 
 @pytest.fixture(autouse=True)
@@ -360,7 +361,7 @@ def same_as_uninterrupted(cell, experiment):
 
 
 @pytest.mark.parametrize("algo", ["still", "rare"])
-@pytest.mark.parametrize("every", [1, 9, 50])
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.extended), 9, 50])
 def test_stops_anywhere_change_nothing(experiment, algo, every):
     """In evaluations too: with 201 steps each, most stops of 50 calls fall there."""
     cell = cell_of(algo, protocol=dataclasses.replace(TINY, steps=40))
@@ -404,7 +405,9 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("name", ["evaluations.csv", "train.csv"])
-@pytest.mark.parametrize("damage", [*DAMAGES, "missing"])
+@pytest.mark.parametrize(
+    "damage", mostly_extended([*DAMAGES, "missing"], quick=["garbage", "missing"])
+)
 def test_damaged_csv_files_are_repaired(experiment, name, damage):
     cell = cell_of()
     directory = interrupt(cell, experiment, 201 + 35)

@@ -23,6 +23,7 @@ from runners.training import tracking
 from runners.training.tracking import FOLDER, Sinks, Target, check_sinks, open_sinks
 from runners.training.worker import run_here
 from tests.helpers.runs import TINY, cell_of, files_of
+from tests.helpers.selection import mostly_extended
 
 SETS = ["sac.hidden=8", "sac.batch_size=8"]
 STEPS = {"train": [20, 30, 40, 50, 60], "eval": [20, 40, 60]}  # 10 random steps come first
@@ -138,7 +139,7 @@ def alone(tmp_path_factory):
     return experiment
 
 
-@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize("name", mostly_extended(READ, quick=["tensorboard"]))
 def test_a_sink_gets_what_the_files_hold_and_changes_none(name, tmp_path, plain):
     pytest.importorskip(name)
     run, experiment = run_of(0, 1), tmp_path / "[e] é"
@@ -157,7 +158,7 @@ def test_a_sink_gets_what_the_files_hold_and_changes_none(name, tmp_path, plain)
     open_experiment(experiment, TINY)
 
 
-@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize("name", mostly_extended(READ, quick=["tensorboard"]))
 def test_a_killed_run_goes_on_in_the_same_place(name, tmp_path, alone):
     pytest.importorskip(name)
     (cell,) = run = run_of(0)
