@@ -29,7 +29,7 @@ SURFACE = "(surface)"
 
 FLOORS = {
     "algos": ("pixels", SURFACE, "base", "parts"),
-    "envs": (SURFACE, "simulators", "parts"),
+    "envs": ("simulators", SURFACE, "parts"),
     "runners": (
         SURFACE,
         "bench",
@@ -44,7 +44,8 @@ FLOORS = {
 }
 """The folders of each package, from the top down; a file imports from its own or from lower ones.
 
-A method for images may read the method of its name, and so stands above it.
+A method for images may read the method of its name, and a simulator the facts of its suite, which
+names it by an entry point only; so they stand above them.
 """
 
 FILES = sorted(file for package in FLOORS for file in (ROOT / package).rglob("*.py"))
