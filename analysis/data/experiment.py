@@ -29,7 +29,7 @@ RunKey = tuple[str, str, int]
 
 @dataclass(frozen=True)
 class ProtocolRecord:
-    """What experiment.json says about the rules that the runs followed.
+    """What experiment.json says about the protocol that the runs followed.
 
     Attributes:
         name: name of the protocol.
@@ -64,7 +64,7 @@ class Experiment:
     Attributes:
         path: the folder.
         name: the experiment's name.
-        protocol: the rules its runs followed.
+        protocol: what its runs followed.
         runs: one row per cell: task, label, title, seed, status, reason, steps, evaluations (their
             number), code, machine, settings, wall_seconds, path. The status is one of
             `statuses.RECORDED`, `missing` (no run here, but the same seed ran elsewhere in the

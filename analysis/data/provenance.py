@@ -11,7 +11,7 @@ from analysis.statistics.run_statistics import RUN_STATISTICS
 
 
 def protocol_text(experiment: Experiment) -> str:
-    """Say by which rules the runs were made."""
+    """Say by which protocol the runs were made."""
     protocol = experiment.protocol
     reported = ", then ".join(RUN_STATISTICS[statistic].text for statistic in protocol.reported)
     text = (
@@ -62,7 +62,7 @@ def sweep_commands(experiment: Experiment) -> list[str]:
 
     Imported runs are not of this suite, which cannot run them again.
     """
-    rules = experiment.protocol
+    protocol = experiment.protocol
     runs = experiment.runs[~experiment.runs["label"].map(is_imported)]
     labels = [label for label in experiment.labels if not is_imported(label)]
     tasks = [task for task in experiment.tasks if task in set(runs["task"])]
@@ -70,7 +70,9 @@ def sweep_commands(experiment: Experiment) -> list[str]:
     target = f"./{folder(experiment)}"
     return [
         shell(arguments)
-        for arguments in sweep_arguments(labels, tasks, seeds, rules.name, rules.steps, target)
+        for arguments in sweep_arguments(
+            labels, tasks, seeds, protocol.name, protocol.steps, target
+        )
     ]
 
 
@@ -101,10 +103,10 @@ def sweep_arguments(
         groups.setdefault(tuple(chain(*sets)), []).append("@".join([algo, *presets]))
     # A lone number would be read as a count.
     numbers = ",".join(str(seed) for seed in seeds) + ("," if len(seeds) == 1 else "")
-    rules = ["--protocol", protocol, "--steps", str(steps)]
+    length = ["--protocol", protocol, "--steps", str(steps)]
     cells = ["--tasks", ",".join(tasks), "--seeds", numbers, "--experiment", target]
     return [
-        ["-m", "runners.sweep", *rules, "--algos", ",".join(names), *cells, *sets]
+        ["-m", "runners.sweep", *length, "--algos", ",".join(names), *cells, *sets]
         for sets, names in groups.items()
     ]
 

@@ -21,7 +21,7 @@ class Target:
         title: what it shows.
         paper: where it was published.
         kind: how it is drawn.
-        protocol: the rules of the runs.
+        protocol: the protocol of the runs.
         tasks: task ids.
         labels: method labels, `<algo>[@<variant>]`; each runs on each task.
         seeds: number of seeds.
@@ -71,8 +71,8 @@ class Target:
             for noun, values in (("method", self.labels), ("task", self.tasks))
         ]
         seeds = f"{self.seeds} seed{'' if self.seeds == 1 else 's'}"
-        rules = f"protocol {self.protocol.name}, {self.steps:,} steps"
-        return f"{' × '.join([*parts, seeds])} = {len(list(self.cells()))} cells ({rules})"
+        protocol = f"protocol {self.protocol.name}, {self.steps:,} steps"
+        return f"{' × '.join([*parts, seeds])} = {len(list(self.cells()))} cells ({protocol})"
 
 
 def published_method(label: str) -> str:

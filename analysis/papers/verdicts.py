@@ -33,7 +33,7 @@ class Measured:
     """The runs of an algorithm with its default options on one task of one experiment.
 
     Attributes:
-        experiment: where the runs are, and the rules that they followed.
+        experiment: where the runs are, and the protocol that they followed.
         task: task id.
         statistic: what the value is of each run, a name in `RUN_STATISTICS`.
         cell: mean and spread over the runs that count.

@@ -53,13 +53,15 @@ class Cell:
     @property
     def identity(self) -> str:
         """Hash of the resolved values that decide the result, never of source text."""
-        rules = self.protocol.manifest()
+        protocol = self.protocol.manifest()
         facts = {
             "task": self.task,
             "algo": self.algo,
             "config": {k: v for k, v in self.config.items() if k not in self.inert},
             "seed": self.seed,
-            "rules": {k: rules[k] for k in ("steps", "eval_every", "eval_episodes", "log_every")},
+            "rules": {  # the key that identities of kept runs were made with
+                key: protocol[key] for key in ("steps", "eval_every", "eval_episodes", "log_every")
+            },
         }
         text = json.dumps(facts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Protocols: named sets of tasks, seeds, steps and evaluation rules."""
+"""Protocols: named sets of tasks, seeds, steps and evaluations."""
 
 from __future__ import annotations
 
