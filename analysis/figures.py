@@ -5,7 +5,6 @@ to run it; `--run-missing` runs it.
 """
 
 import argparse
-import difflib
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +25,7 @@ from analysis.papers import (
 )
 from analysis.papers.coverage import Coverage, cover, unused
 from analysis.papers.targets import TARGETS, Kind, Target
-from runners.cells.errors import EXIT_AGAIN, EXIT_USAGE
+from runners.cells.errors import EXIT_AGAIN, EXIT_USAGE, nearest
 
 Draw = Callable[[Coverage, Path], None]
 MakeTables = Callable[[Coverage], list[Table]]
@@ -122,10 +121,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _target(name: str) -> Target:
     if name not in TARGETS:
-        near = difflib.get_close_matches(name, TARGETS, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise UnknownTarget(
-            f"unknown figure {name!r}{hint}; valid figures are {', '.join(TARGETS)}"
+            f"unknown figure {name!r}: valid figures are {', '.join(TARGETS)}{nearest(name, TARGETS)}"
         )
     return TARGETS[name]
 

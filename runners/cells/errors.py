@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -18,3 +21,12 @@ def positive(name: str, value: int) -> int:
     if value < 1:
         raise UserError(f"--{name} {value}: must be at least 1")
     return value
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Return `, did you mean X?` for the closest of `valid`, or an empty string.
+
+    `algos` and `envs`, which know nothing of the runner, word their own.
+    """
+    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    return f", did you mean {close[0]}?" if close else ""

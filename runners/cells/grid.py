@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import algos
 import envs
-from algos.parts.config import AgentConfig, OptionError, build_config, inert_options, nearest
+from algos.parts.config import AgentConfig, OptionError, build_config, inert_options
 from runners.cells.cell import Cell
-from runners.cells.errors import UserError
+from runners.cells.errors import UserError, nearest
 from runners.cells.protocols import Protocol
 
 if TYPE_CHECKING:  # it brings torch, which is loaded when the first agent is

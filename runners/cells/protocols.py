@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from runners.cells.errors import UserError, positive
+from runners.cells.errors import UserError, nearest, positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,9 +264,6 @@ def get_protocol(name: str) -> Protocol:
         UserError: one line with the valid names.
     """
     if name not in PROTOCOLS:
-        # Imported here, so that the analysis, which needs the protocols, brings no method along.
-        from algos.parts.config import nearest
-
         valid = ", ".join(PROTOCOLS)
         raise UserError(
             f"unknown protocol {name!r}: valid protocols are {valid}{nearest(name, PROTOCOLS)}"

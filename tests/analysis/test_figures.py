@@ -457,7 +457,7 @@ def test_run_missing_runs_the_commands_and_draws_the_rest(tmp_path, capsys, monk
 @pytest.mark.parametrize(
     ("case", "wanted"),
     [
-        (["qvpo-tabel1"], "unknown figure 'qvpo-tabel1' (did you mean 'qvpo-table1'?); valid"),
+        (["qvpo-tabel1"], "unknown figure 'qvpo-tabel1': valid figures are diffsr-table1, "),
         ([], "no figure named; valid figures are diffsr-table1, "),
         (["qvpo-toy", "--experiment", "none"], "no experiment folder '"),
         (["qvpo-toy", "--experiment", "empty"], "holds no run; expected folders"),
