@@ -122,7 +122,8 @@ def _parser() -> argparse.ArgumentParser:
 def _target(name: str) -> Target:
     if name not in TARGETS:
         raise UnknownTarget(
-            f"unknown figure {name!r}: valid figures are {', '.join(TARGETS)}{nearest(name, TARGETS)}"
+            f"unknown figure {name!r}: valid figures are {', '.join(TARGETS)}"
+            f"{nearest(name, TARGETS)}"
         )
     return TARGETS[name]
 
