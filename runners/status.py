@@ -20,8 +20,8 @@ from rich.live import Live
 from runners.cells.errors import EXIT_OK, UserError
 from runners.cells.statuses import SHOWN
 from runners.storage.experiment_status import CellStatus, ExperimentStatus, read_status
+from runners.storage.rundir import experiment_folder
 from runners.terminal.cli import Parser, run_main
-from runners.terminal.options import experiment_folder
 from runners.terminal.progress import MOST_ROWS, clock, make_console, make_table, number
 
 

@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_request(arguments: argparse.Namespace) -> Request:
-    """What the arguments ask for.
+    """Return what the arguments ask for.
 
     Raises:
         UserError: a value is impossible, or this machine does not have it.
@@ -177,7 +177,7 @@ def takes_one_of(tasks: Sequence[str], agent: type[Agent]) -> bool:
 
 
 def begin(request: Request, cells: Sequence[Cell], workers: int, console: Console) -> list[Cell]:
-    """Open the experiment and note what is asked for; returns the cells that are not done.
+    """Open the experiment, note what is asked for, and return the cells that are not done.
 
     Raises:
         UserError: the folder holds something else, or its disk is too small.
@@ -195,7 +195,7 @@ def begin(request: Request, cells: Sequence[Cell], workers: int, console: Consol
 def execute(
     request: Request, cells: Sequence[Cell], launcher: Launcher, console: Console
 ) -> list[Row] | None:
-    """Run cells to their ends; returns how each ended, None if the sweep was stopped."""
+    """Run cells and return how each ended; None if the sweep was stopped before the end."""
     experiment, device = request.experiment, request.settings.device
     with View(cells, console, f"{experiment} ({request.protocol.name})") as view:
         supported = [cell for cell in cells if not refused(cell, experiment, device, view)]
@@ -207,7 +207,7 @@ def execute(
 
 
 def all_well(rows: Sequence[Row], console: Console) -> bool:
-    """Print every row that is not done; returns whether none has failed."""
+    """Print every row that is not done; return whether none has failed."""
     bad = [row for row in rows if row.status != "done"]
     for row in bad:
         console.print(f"{row.cell.name}: {row.status}: {row.reason}", soft_wrap=True)

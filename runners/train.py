@@ -54,7 +54,7 @@ def parser() -> Parser:
 
 
 def make_cell(arguments: argparse.Namespace, protocol: Protocol) -> Cell:
-    """The cell that a command line asks for.
+    """Return the cell that a command line asks for.
 
     Raises:
         UserError: it asks for several, or for one that there is not.

@@ -11,6 +11,7 @@ no clock, so that the same cell gives the same bytes twice on one machine.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,11 @@ from runners.cells.files import sync, write_atomic
 from runners.cells.protocols import Protocol
 from runners.cells.schema import CSV_FILES, FORMAT
 from runners.storage.lease import Lease
+
+
+def experiment_folder(text: str) -> Path:
+    """The folder of an experiment: a bare name is one of `results/`."""
+    return Path(text) if os.sep in text else Path("results") / text
 
 
 def open_experiment(path: Path, protocol: Protocol) -> None:

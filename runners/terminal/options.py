@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from pathlib import Path
 
 import algos
@@ -13,13 +12,14 @@ from runners.cells.errors import UserError
 from runners.cells.grid import parse_seeds, split
 from runners.cells.protocols import PROTOCOLS, Protocol
 from runners.cells.settings import RunSettings
+from runners.storage.rundir import experiment_folder
 from runners.terminal.cli import Parser
 
 # ---------------------------------------------------------------- what is run
 
 
 def both_forms(name: str) -> tuple[str, str]:
-    """Flags of an option that commands take as singular or plural, its own form first.
+    """Return the flags of an option that is singular here and plural there, its own form first.
 
     `both_forms("algos")` is `("--algos", "--algo")`; argparse names the value after the first.
     """
@@ -48,7 +48,7 @@ def add_seeds(group: argparse._ArgumentGroup, default: str) -> None:
 
 
 def seeds_of(arguments: argparse.Namespace, default: int) -> list[int]:
-    """Seed indices: `--seeds 4` is 0 to 3, `--seeds 0,3` those two, `--seed 4` is 4.
+    """Return seed indices: `--seeds 4` is 0 to 3, `--seeds 0,3` those two, `--seed 4` is 4.
 
     Args:
         arguments: those of `add_seeds`.
@@ -99,7 +99,7 @@ def add_help_algo(parser: Parser) -> None:
 
 
 def options_text(source: str) -> str:
-    """All options of an algorithm, for each kind of observation that it takes.
+    """Return all options of an algorithm, for each kind of observation that it takes.
 
     Args:
         source: a name or the path of a `.py` file.
@@ -152,7 +152,7 @@ def settings_of(
     track: tuple[str, ...] = (),
     step_timeout: float = math.inf,
 ) -> RunSettings:
-    """How the runs of a command line are done.
+    """Return how the runs of a command line are done.
 
     Args:
         arguments: those of `add_settings`.
@@ -179,8 +179,3 @@ def experiment_path(arguments: argparse.Namespace, protocol: Protocol) -> Path:
     if not text.strip():
         raise UserError("--experiment '': expected a name or a path")
     return experiment_folder(text)
-
-
-def experiment_folder(text: str) -> Path:
-    """The folder of an experiment: a bare name is one of `results/`."""
-    return Path(text) if os.sep in text else Path("results") / text

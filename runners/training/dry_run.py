@@ -21,7 +21,7 @@ from runners.training.process import setup_process
 def dry_run(
     cells: Sequence[Cell], experiment: Path, device: str, workers: int, console: Console
 ) -> int:
-    """Print what a sweep would do, and write nothing; returns the exit code.
+    """Print what a sweep would do, write nothing, and return the exit code.
 
     Args:
         cells: all of them, finished or not.
@@ -54,7 +54,7 @@ def dry_run(
 def _print_totals(
     costs: Sequence[Estimate], seconds: float, experiment: Path, workers: int, console: Console
 ) -> int:
-    """What all takes together, `seconds` of work, and whether the disk holds it."""
+    """Print what all takes together, and return whether the disk holds it, as an exit code."""
     memory = sum(sorted((cost.memory for cost in costs), reverse=True)[:workers])
     disk = sum(sorted((cost.disk for cost in costs), reverse=True)[:workers])
     console.print(
