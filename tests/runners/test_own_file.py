@@ -29,7 +29,8 @@ def mine(tmp_path: Path) -> Path:
 def test_a_file_stands_beside_the_methods_of_the_project(mine, tmp_path, capfd):
     """Sweep, report and every record name it `mine`; its path is nowhere in the results."""
     folder = tmp_path / "own"
-    words = ["--algos", f"sac,{mine}", "--set", "mine.hidden=16", "--experiment", str(folder)]
+    words = ["--algos", f"sac,{mine}", "--experiment", str(folder)]
+    words += ["--set", "mine.hidden=16", "--set", "sac.hidden=16"]
     assert sweep.main([*words, *SMALL]) == 0
     run = folder / "mbbl/Pendulum/mine@hidden=16/seed-0"
     record = json.loads((run / "run.json").read_text())
