@@ -177,6 +177,17 @@ def test_every_folder_stands_on_a_floor(package):
     assert folders <= set(FLOORS[package])
 
 
+def test_the_page_describes_every_folder_and_its_order():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for package, floors in FLOORS.items():
+        folders = [f"{package}/" if floor == SURFACE else f"{package}/{floor}/" for floor in floors]
+        assert [folder for folder in folders if f"| `{folder}` |" not in page] == []
+        [line] = [text for text in page.split("\n    - ") if text.startswith(f"`{package}`:")]
+        order = [line.find(f"`{floor}`") for floor in floors if floor != SURFACE]
+        assert order == sorted(order)
+        assert -1 not in order
+
+
 def test_every_folder_says_what_it_is():
     silent = [
         str(folder.relative_to(ROOT))
