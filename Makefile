@@ -5,37 +5,43 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: sweep test test-all test-slow lint bench system gl browser clean
+.DEFAULT_GOAL := help
+.PHONY: sweep test test-all test-slow lint bench docs system gl browser clean help
 
-sweep: $(VENV)/run.stamp
+sweep: $(VENV)/run.stamp ## Diff-SR and QVPO on three MuJoCo tasks, with the report
 	$(BIN)/python -m runners.sweep --algos diffsr,qvpo
 
-# Every part and every kind of fault once, in five minutes on two cores.
-test: $(VENV)/test.stamp gl browser
+test: $(VENV)/test.stamp gl browser ## every part and every kind of fault once, in minutes
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-# The rest: every method, task and fault in every combination, in about twenty minutes.
-test-all: $(VENV)/test.stamp gl browser
+test-all: $(VENV)/test.stamp gl browser ## the rest: every method, task and fault in every combination
 	$(BIN)/python -m pytest -n auto --dist worksteal -m 'extended and not slow'
 
-# Tests of minutes each: the random-policy table, the full kill matrix.
-test-slow: $(VENV)/test.stamp gl
+test-slow: $(VENV)/test.stamp gl ## tests of minutes each
 	$(BIN)/python -m pytest -m slow
 
-lint: $(VENV)/test.stamp
+lint: $(VENV)/test.stamp ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/bench.stamp
-	$(BIN)/python -m runners.bench.methods
+bench: $(VENV)/bench.stamp ## speed of every method, side by side
+	$(BIN)/python -m runners.bench
+
+docs: $(VENV)/docs.stamp ## these pages as a site, in the folder site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "Site: site/index.html"
+
+# Every target with a comment behind two hash signs.
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 # What pip does not bring: a GL library for tasks from pixels, a browser to test the HTML report in.
 # Installed with apt if this is root, else named.
 GL := libegl1 libopengl0 libgl1-mesa-dri
 BROWSER := chromium chromium-driver
 APT := apt-get install -y -qq --no-install-recommends
-system:
+system: ## install what pip does not bring (as root), or name it
 	@missing=; \
 	ldconfig -p | grep -q libEGL.so.1 || missing="$(GL)"; \
 	{ command -v chromium && command -v chromedriver; } >/dev/null || missing="$$missing $(BROWSER)"; \
@@ -52,7 +58,7 @@ gl: $(VENV)/run.stamp
 browser: $(VENV)/run.stamp
 	@$(BIN)/python tests/helpers/browser.py
 
-clean:
+clean: ## remove the environment and all caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info
 
 # A stamp stands for one set of installed packages; it is made again when the pins change.
@@ -67,4 +73,8 @@ $(VENV)/test.stamp: $(VENV)/run.stamp
 
 $(VENV)/bench.stamp: $(VENV)/run.stamp
 	$(INSTALL) --editable '.[bench]'
+	touch $@
+
+$(VENV)/docs.stamp: $(VENV)/run.stamp
+	$(INSTALL) --editable '.[docs]'
 	touch $@

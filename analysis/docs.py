@@ -1,4 +1,4 @@
-"""Tables of published and measured results in the algorithm pages: `python -m analysis.docs`."""
+"""The generated parts of the algorithm pages and of the README: `python -m analysis.docs`."""
 
 import argparse
 import os
@@ -11,12 +11,17 @@ from analysis.data.kept import kept_experiments
 from analysis.data.logs import ExperimentError
 from analysis.data.published import STATISTICS, Published, sources
 from analysis.drawing.tables import DASH, Cell, markdown_text
+from analysis.papers.claim_list import claims
+from analysis.papers.claim_tests import decide
+from analysis.papers.decided import decided_claims
 from analysis.papers.verdicts import Measured, Row, environment, measured_beside_published
 from runners.cells.errors import EXIT_USAGE
 from runners.cells.files import write_atomic
 
 BEGIN = "<!-- measured: begin -->"
 END = "<!-- measured: end -->"
+CLAIMS_BEGIN = "<!-- claims:begin -->"
+CLAIMS_END = "<!-- claims:end -->"
 COMMAND = "python -m analysis.docs"
 READINGS = {
     "success (any step)": "rate of success at any step",
@@ -40,20 +45,22 @@ class PageError(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 1 for stale pages, 2 for bad input."""
     parser = argparse.ArgumentParser(
-        prog=COMMAND, description="Write the published and the measured results into the pages."
+        prog=COMMAND,
+        description="Write published and measured results into the pages of the methods, and "
+        "the claims that are decided into the README.",
     )
     parser.add_argument("--check", action="store_true", help="write nothing; fail if out of date")
     parser.add_argument("--pages", type=Path, default=Path("docs/algorithms"), metavar="FOLDER")
+    parser.add_argument("--readme", type=Path, default=Path("README.md"), metavar="FILE")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="FOLDER")
     options = parser.parse_args(arguments)
     try:
         experiments = kept_experiments(options.results)
-        stale = {}
-        for page in find_pages(options.pages):
-            old = page.read_text(encoding="utf-8")
-            new = with_table(old, page, experiments)
-            if new != old:
-                stale[page] = new
+        texts = {page: page.read_text(encoding="utf-8") for page in find_pages(options.pages)}
+        new = {page: with_table(text, page, experiments) for page, text in texts.items()}
+        texts[options.readme] = options.readme.read_text(encoding="utf-8")
+        new[options.readme] = with_claims(texts[options.readme], options.readme, experiments)
+        stale = {page: text for page, text in new.items() if text != texts[page]}
         for page, text in stale.items():
             if options.check:
                 print(f"stale: {page}; run {COMMAND}", file=sys.stderr)
@@ -84,12 +91,19 @@ def with_table(text: str, page: Path, experiments: Sequence[Experiment]) -> str:
     Raises:
         PageError: the markers are not one pair.
     """
-    block = f"{BEGIN}\n{table(page, experiments)}\n{END}"
     if BEGIN not in text and END not in text:
-        return f"{text.rstrip()}\n\n{HEADING}\n\n{block}\n"
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(END) < text.index(BEGIN):
-        raise PageError(f"{page}: expected '{BEGIN}' once and '{END}' once below it")
-    return text.split(BEGIN)[0] + block + text.split(END)[1]
+        text = f"{text.rstrip()}\n\n{HEADING}\n\n{BEGIN}\n{END}\n"
+    return _between(text, (BEGIN, END), table(page, experiments), page)
+
+
+def with_claims(text: str, readme: Path, experiments: Sequence[Experiment]) -> str:
+    """Return the README's text with its table of decided claims up to date.
+
+    Raises:
+        PageError: the markers are not one pair.
+    """
+    block = decided_claims(decide(claims(), experiments))
+    return _between(text, (CLAIMS_BEGIN, CLAIMS_END), block, readme)
 
 
 def table(page: Path, experiments: Sequence[Experiment]) -> str:
@@ -100,6 +114,14 @@ def table(page: Path, experiments: Sequence[Experiment]) -> str:
     grid = [COLUMNS, ["---"] * len(COLUMNS), *(_texts(row, page) for row in rows)]
     lines = ["| " + " | ".join(texts) + " |" for texts in grid]
     return "\n".join([RULES, "", *lines, "", *_legend(rows)])
+
+
+def _between(text: str, markers: tuple[str, str], block: str, page: Path) -> str:
+    """Put a block between two markers of a page's text."""
+    begin, end = markers
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(end) < text.index(begin):
+        raise PageError(f"{page}: expected '{begin}' once and '{end}' once below it")
+    return f"{text.split(begin)[0]}{begin}\n{block}\n{end}{text.split(end)[1]}"
 
 
 def _texts(row: Row, page: Path) -> list[str]:

@@ -9,7 +9,8 @@ import pytest
 
 import analysis
 from analysis.data.kept import kept_experiments
-from analysis.docs import BEGIN, END, HEADING, main
+from analysis.docs import BEGIN, CLAIMS_BEGIN, CLAIMS_END, END, HEADING, main
+from analysis.papers.claim_list import claims
 from tests.helpers.experiments import write_experiment, write_run
 
 ROOT = Path(analysis.__file__).parents[1]
@@ -23,6 +24,7 @@ def folders(tmp_path):
     pages.mkdir()
     (pages / "sac.md").write_text("# SAC\n\nText.\n")
     (pages / "mine.md").write_text(f"# Mine\n\n{BEGIN}\nold\n{END}\n\nMore.\n")
+    (tmp_path / "README.md").write_text(f"# All\n\n{CLAIMS_BEGIN}\n{CLAIMS_END}\n\nMore.\n")
     folder = write_experiment(tmp_path / "results" / "quick")
     for seed in range(2):
         write_run(folder, TASK, "sac", seed, [1.0, 2.0, 3.0, 1234.56 + seed], title="SAC")
@@ -31,7 +33,8 @@ def folders(tmp_path):
 
 def run(folders, *options: str) -> int:
     pages, results = str(folders / "docs"), str(folders / "results")
-    return main(["--pages", pages, "--results", results, *options])
+    readme = str(folders / "README.md")
+    return main(["--pages", pages, "--readme", readme, "--results", results, *options])
 
 
 def row(folders, task: str = TASK) -> list[str]:
@@ -42,7 +45,8 @@ def row(folders, task: str = TASK) -> list[str]:
 
 def test_the_committed_pages_are_up_to_date(capsys):
     pages, results = str(ROOT / "docs" / "algorithms"), str(ROOT / "results")
-    code = main(["--check", "--pages", pages, "--results", results])
+    readme = str(ROOT / "README.md")
+    code = main(["--check", "--pages", pages, "--readme", readme, "--results", results])
     assert capsys.readouterr().err == ""
     assert code == 0
 
@@ -61,7 +65,7 @@ def test_a_page_gets_its_table(folders, capsys):
         "not comparable: reduced protocol, 3,000 of 200,000 steps",
         "6,095.5 ± 936.1 (n=4) MBBL 1M",
     ]
-    assert capsys.readouterr().out.count("written: ") == 2
+    assert capsys.readouterr().out.count("written: ") == 3
 
 
 def test_a_row_of_success_rates_says_what_they_are(folders):
@@ -110,6 +114,31 @@ def test_only_the_part_between_the_markers_changes(folders):
     text = (folders / "docs" / "mine.md").read_text()
     assert text.startswith(f"# Mine\n\n{BEGIN}\nNothing is published or measured yet.")
     assert text.endswith(f"{END}\n\nMore.\n")
+
+
+def test_the_readme_says_how_many_claims_are_open(folders):
+    assert run(folders) == 0
+    text = (folders / "README.md").read_text()
+    count = len(claims())
+    start = f"# All\n\n{CLAIMS_BEGIN}\nDecided: 0 of {count} claims. Open: {count}, of which "
+    assert text.startswith(start)
+    assert text.endswith(f"{CLAIMS_END}\n\nMore.\n")
+
+
+def test_a_decided_claim_is_a_row_of_the_readme(folders):
+    rules = {"reduced": False, "steps": 1_000_000, "name": "full"}
+    folder = write_experiment(folders / "results" / "full", **rules)
+    for task in ("Ant", "HalfCheetah", "Hopper", "Walker2d"):
+        for seed in range(4):
+            returns = [1e3, 9e3, 1e3 + seed, 1e3 + seed]
+            write_run(folder, f"gym/{task}-v5", "td3", seed, returns, every=250_000)
+    assert run(folders) == 0
+    text = (folders / "README.md").read_text()
+    [line] = [line for line in text.splitlines() if "best-flatters-td3" in line]
+    link, verdict, effect, seeds = line.strip("| ").split(" | ")
+    assert link.startswith("[best-flatters-td3](docs/claims.md#best-flatters-td3): Taking TD3's")
+    assert (verdict, effect, seeds) == ("supported", "8.99× to 8.99× on 4 tasks", "4")
+    assert f"Decided: 1 of {len(claims())} claims. " in text
 
 
 def test_a_second_run_changes_nothing(folders, capsys):
