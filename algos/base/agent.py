@@ -163,7 +163,7 @@ class Agent(ABC):
         }
 
     def hot_loops(self) -> dict[str, Callable[[], object]]:
-        """Inner loops that `runners.bench.methods` times on their own, by name."""
+        """Inner loops that `runners.bench` times on their own, by name."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:

@@ -11,26 +11,24 @@ so that a run has fewer steps between two checkpoints, and less to write.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
 
 from algos.base.agent import Agent
-from runners.bench.methods import chosen, ready_agent, table
+from runners.bench.record import add_arguments, check_arguments, table, write_record
+from runners.bench.work import ready_agent
 from runners.cells.errors import EXIT_OK, UserError, positive
-from runners.cells.files import write_atomic
 from runners.cells.settings import RunSettings
 from runners.storage import checkpoint, manifest
 from runners.storage.checkpoint import BLOCKS
-from runners.terminal.cli import Parser, check_device, run_main
+from runners.terminal.cli import Parser, run_main
 from runners.training.estimate import random_transition, time_learning
 from runners.training.process import setup_process
 
@@ -108,31 +106,24 @@ def cost_table(costs: Sequence[CheckpointCost]) -> str:
     return table(head, (form.format(**asdict(cost)).split("|") for cost in costs))
 
 
-def _arguments(arguments: list[str] | None) -> Any:
-    parser = Parser("runners.bench.checkpoints", __doc__ or "")
-    parser.add_argument("--algos", default="all", metavar="NAMES", help="comma list, or all")
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timed checkpoints")
-    parser.add_argument("--stored", type=int, default=STORED, metavar="N", help="steps in memory")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    parser.add_argument(
+def parser() -> Parser:
+    """Build the parser of the command."""
+    result = Parser("runners.bench.checkpoints", str(__doc__))
+    add_arguments(result, repeats=5, samples="timed checkpoints")
+    result.add_argument("--stored", type=int, default=STORED, metavar="N", help="steps in memory")
+    result.add_argument(
         "--folder", type=Path, default=Path(), help="on the disk to write to; default: here"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
-    options = parser.parse_args(arguments)
-    options.algos = chosen(options.algos, "state")
-    positive("repeats", options.repeats)
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print the table, and write the numbers if asked to."""
+    options = parser().parse_args(argv)
+    check_arguments(options, "state")
     positive("stored", options.stored)
-    check_device(options.device)
     if not options.folder.is_dir():
         raise UserError(f"--folder {options.folder}: no such folder")
-    if options.json and not options.json.resolve().parent.is_dir():
-        raise UserError(f"--json {options.json}: its folder does not exist")
-    return options
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Measure, print the table, and write the numbers if asked to."""
-    options = _arguments(arguments)
     setup_process()
     device = torch.device(options.device)
     print(f"{manifest.machine()['cpu']}, torch {torch.__version__}, one thread")
@@ -142,9 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
     ]
     print(f"\nCheckpoints every {INTERVAL:g} s; target: at most {TARGET:.0%} of the time")
     print(cost_table(costs))
-    if options.json:
-        result = {"costs": [asdict(cost) for cost in costs]}
-        write_atomic(options.json, json.dumps(result, indent=1) + "\n")
+    write_record(options.json, manifest.machine(), {"costs": costs})
     return EXIT_OK
 
 

@@ -13,7 +13,6 @@ import dataclasses
 import io
 import json
 import resource
-import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -142,12 +141,17 @@ def measure(count: int, workers: int, experiment: Path) -> Load:
     )
 
 
+def parser() -> Parser:
+    """Build the parser of the command."""
+    result = Parser("runners.bench.launcher", str(__doc__))
+    result.add_argument("--cells", type=int, default=2_000, help="default: 2000")
+    result.add_argument("--workers", type=int, help="processes at a time; default: one per core")
+    return result
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print; returns the exit code."""
-    parser = Parser("runners.bench.launcher", str(__doc__))
-    parser.add_argument("--cells", type=int, default=2_000, help="default: 2000")
-    parser.add_argument("--workers", type=int, help="processes at a time; default: one per core")
-    arguments = parser.parse_args(argv)
+    """Measure and print; return the exit code."""
+    arguments = parser().parse_args(argv)
     asked = arguments.workers
     workers = default_workers("cpu") if asked is None else positive("workers", asked)
     with TemporaryDirectory() as folder:
@@ -157,4 +161,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    run_main(lambda: main(sys.argv[1:]))
+    run_main(main)

@@ -3,14 +3,13 @@
     python -m runners.bench.pixels --algos drqv2,sac
 
 Everything in one thread and in one process; what is compared is timed in turns. An environment
-is set beside what it cannot do without: the simulator's own steps and one picture by
+is set beside what it cannot do without: the simulator's own steps and one image by
 `mujoco.Renderer` with the same fast settings. Agents are measured with their default options
-at one picture size; `--preset quick` takes that preset.
+at one size of images; `--preset quick` takes that preset.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,24 +24,15 @@ import torch
 
 import algos
 import envs
-from algos.parts.config import nearest
 from algos.parts.frames import FrameReplay
 from algos.parts.rng import ReplicaRng
 from algos.parts.types import Spaces
-from runners.bench.methods import (
-    Call,
-    chosen,
-    in_turns,
-    learning_period,
-    learning_step,
-    machine_facts,
-    ready_agent,
-    table,
-)
-from runners.cells.errors import EXIT_OK, UserError, positive
-from runners.cells.files import write_atomic
+from runners.bench.record import add_arguments, check_arguments, machine_facts, table, write_record
+from runners.bench.timing import Call, in_turns
+from runners.bench.work import learning_period, learning_step, ready_agent
+from runners.cells.errors import EXIT_OK, UserError, nearest
 from runners.storage import checkpoint
-from runners.terminal.cli import Parser, check_device, run_main
+from runners.terminal.cli import Parser, run_main
 from runners.training.estimate import peak_bytes, random_transition
 from runners.training.process import setup_process
 
@@ -64,7 +54,7 @@ class EnvironmentCost:
 
     task: str
     step_ms: float
-    raw_ms: float  # simulator steps and one picture, without the environment
+    raw_ms: float  # simulator steps and one image, without the environment
     share: float  # raw over step, paired
     frames_per_second: float
 
@@ -117,7 +107,7 @@ def measure_environment(task_id: str, repeats: int) -> EnvironmentCost:
     env.step(action)
     steps = round((data.time - before) / model.opt.timestep)
     height, width = task.obs_shape[1:]
-    # What `envs.parts.pixels.Camera` sets for a fast picture, on the model that it draws.
+    # What `envs.parts.pixels.Camera` sets for a fast image, on the model that it draws.
     kept = model.vis.quality.offsamples, model.vis.quality.shadowsize
     model.vis.quality.offsamples = model.vis.quality.shadowsize = 0
     renderer = mujoco.Renderer(model, height, width)
@@ -251,15 +241,10 @@ def measure_agent(
     )
 
 
-def known(row: dict[str, Any]) -> dict[str, Any]:
-    """A row whose NaN are None, which JSON has."""
-    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
-
-
 def environment_table(costs: Sequence[EnvironmentCost]) -> str:
     """Environments, one a row."""
     form = "{task}|{step_ms:.2f}|{raw_ms:.2f}|{share:.0%}|{frames_per_second:.0f}"
-    head = "task|ms/step|ms of simulator and picture|share|frames/s"
+    head = "task|ms/step|ms of simulator and image|share|frames/s"
     return table(head, (form.format(**asdict(cost)).split("|") for cost in costs))
 
 
@@ -279,23 +264,26 @@ def agent_table(costs: Sequence[PixelCost]) -> str:
     return table(head, (form.format(**asdict(cost)).split("|") for cost in costs))
 
 
-def _arguments(arguments: list[str] | None) -> Any:
-    parser = Parser("runners.bench.pixels", __doc__ or "")
-    parser.add_argument("--algos", default="all", metavar="NAMES", help="comma list, or all")
-    parser.add_argument("--size", type=int, default=84, help="side of a picture in pixels")
-    parser.add_argument("--preset", default="", metavar="NAME", help="preset of the agents")
-    parser.add_argument(
+def parser() -> Parser:
+    """Build the parser of the command."""
+    result = Parser("runners.bench.pixels", str(__doc__))
+    add_arguments(result, repeats=15)
+    result.add_argument("--size", type=int, default=84, help="side of an image in pixels")
+    result.add_argument("--preset", default="", metavar="NAME", help="preset of the agents")
+    result.add_argument(
         "--frames", type=int, default=REPLAY_FRAMES, help="frames of 84 x 84 in the memory"
     )
-    parser.add_argument("--repeats", type=int, default=15, metavar="N", help="samples of each time")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
-    options = parser.parse_args(arguments)
-    options.algos = chosen(options.algos, "pixels")
-    positive("repeats", options.repeats)
+    return result
+
+
+def check_pixels(options: Any) -> None:
+    """Check the arguments that this benchmark has alone.
+
+    Raises:
+        UserError: one line.
+    """
     if options.frames < 1_000:
         raise UserError(f"--frames {options.frames}: at least 1000")
-    check_device(options.device)
     if not 16 <= options.size <= 1024:
         raise UserError(f"--size {options.size}: from 16 to 1024")
     for name in options.algos if options.preset else ():
@@ -303,14 +291,13 @@ def _arguments(arguments: list[str] | None) -> Any:
         if options.preset not in presets:
             valid, hint = ", ".join(presets), nearest(options.preset, presets)
             raise UserError(f"--preset {options.preset}: presets of {name} are {valid}{hint}")
-    if options.json and not options.json.resolve().parent.is_dir():
-        raise UserError(f"--json {options.json}: its folder does not exist")
-    return options
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print each table when it is ready, and write the numbers if asked to."""
-    options = _arguments(arguments)
+    options = parser().parse_args(argv)
+    check_arguments(options, "pixels")
+    check_pixels(options)
     setup_process()
     device = torch.device(options.device)
     machine = machine_facts(device)
@@ -329,15 +316,12 @@ def main(arguments: list[str] | None = None) -> int:
         )
         torch.cuda.empty_cache()
     print(f"\nUpdates\n{agent_table(agents)}")
-    if options.json:
-        rows: dict[str, Sequence[Any]] = {
-            "environments": environments,
-            "replays": replays,
-            "agents": agents,
-        }
-        plain = {k: [known(asdict(row)) for row in v] for k, v in rows.items()}
-        result = {"machine": machine} | plain
-        write_atomic(options.json, json.dumps(result, indent=1) + "\n")
+    tables: dict[str, Sequence[Any]] = {
+        "environments": environments,
+        "replays": replays,
+        "agents": agents,
+    }
+    write_record(options.json, machine, tables)
     return EXIT_OK
 
 

@@ -9,7 +9,7 @@ import torch
 import algos
 from algos.parts.precision import PRECISIONS
 from runners import check, sweep, train
-from runners.bench import methods as bench
+from runners.bench import loop, methods
 from runners.cells.errors import UserError
 from runners.cells.grid import make_cells, parse_entry
 from runners.cells.protocols import QUICK
@@ -66,9 +66,9 @@ def test_train_and_check_take_it_too(mine, tmp_path, capfd):
 
 def test_bench_takes_it_too(mine):
     rate = dict.fromkeys(PRECISIONS, 100.0)
-    cost = bench.measure(str(mine), 1, torch.device("cpu"), rate, stored=300)
+    cost = methods.measure(str(mine), 1, torch.device("cpu"), rate, stored=300)
     assert cost.update_ms > 0.0
-    assert bench.measure_loop(str(mine), 20, "cpu", "mbbl/Pendulum", 1).steps_per_second > 0.0
+    assert loop.measure_loop(str(mine), 20, "cpu", "mbbl/Pendulum", 1).steps_per_second > 0.0
 
 
 @pytest.mark.parametrize(

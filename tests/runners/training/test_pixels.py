@@ -264,8 +264,8 @@ def test_an_algorithm_of_ones_own_has_to_be_named_again(tmp_path):
 def test_the_benchmark_measures_what_it_says(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(bench_pixels, "TASKS", ("dmc/cartpole-balance@pixels+size=20",))
     monkeypatch.setattr(bench_pixels, "machine_facts", lambda device: {"name": "m", "gflops": RATE})
-    monkeypatch.setattr("runners.bench.methods.BURST_SECONDS", 1e-4)
-    monkeypatch.setattr("runners.bench.methods.WARM_UP_SECONDS", 1e-3)
+    monkeypatch.setattr("runners.bench.timing.BURST_SECONDS", 1e-4)
+    monkeypatch.setattr("runners.bench.timing.WARM_UP_SECONDS", 1e-3)
     file = tmp_path / "pixels.json"
     arguments = ["--algos=drqv2", "--size=20", "--preset=quick", "--repeats=3", "--frames=1000"]
     assert bench_pixels.main([*arguments, f"--json={file}"]) == 0
