@@ -29,6 +29,7 @@ from runners.bench.methods import (
 from runners.bench.peers import SB3_ALGOS, AgainstSB3, against_sb3, describe
 from runners.bench.record import (
     RowPrinter,
+    Tables,
     add_arguments,
     check_arguments,
     machine_facts,
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     hot_loops = measure_inner_loops(options.algos, options.repeats, device, rate)
     loops = measure_training(costs, options.device)
     sb3 = measure_peers(options.repeats, options.device)
-    tables: dict[str, Sequence[Any]] = {
+    tables: Tables = {
         "costs": costs,
         "hot_loops": hot_loops,
         "loops": loops,
