@@ -40,6 +40,11 @@ is an option, and the preset `released` is the code:
   real as the rest. Default: no window runs past a time limit.
 * Its guidance carries an action past the mean where lam > sigma², and beyond 2 sigma² out
   of bounds; then v rises with lam, and lam without end. Default: it stops at the mean.
+* The last clip of imagined actions, at mu +- 3 sigma, keeps its gradient, so that the loss of
+  the actor reaches mu and sigma through the clipped actions too. Not so here, not even in
+  `released`: actions are data. It concerns those beyond 3 sigma, 3 in 1000 when v is 1.
+* It left out actions of log pi below -10 per dimension until 63ee1e9. Default: they are left
+  out (`log_prob_floor`).
 * Its training batches come from workers whose data and normaliser lag behind. Not so here.
 * The prefill is 5000 random steps outside the budget. Here they count, and their number
   is the protocol's; the random episode under way at the end of them is not thrown away.
@@ -167,7 +172,10 @@ class PolyGRADConfig(AgentConfig):
     tau: float = option(0.005, "rate of the target critic (code: 0.995)", low=0.0, high=1.0)
     entropy_weight: float = option(1e-5, "weight of the entropy (code)", low=0.0)
     log_prob_floor: float = option(
-        -10.0, "per action dimension, leaves out actions too unlikely under pi (code)"
+        -10.0,
+        "per action dimension, leaves out actions too unlikely under pi; 0 leaves out none "
+        "(code until 63ee1e9, not in 62d0054)",
+        high=0.0,
     )
     learn_at_end: bool = option(
         False, "train at the step that ends the task too; code gives it weight 0"
@@ -246,10 +254,13 @@ class PolyGRAD(Agent):
     # of 1024 windows fills a machine.
     max_replicas = 1
     presets = {
+        # One thing of the code is left out: its policy gradient leaks through the last clip of
+        # imagined actions (see the head of this file).
         "released": {
             "truncated_padding": "zeros",
             "overshoot": True,
             "line_search": "released",
+            "log_prob_floor": 0.0,
         },
         "quick": {
             "agent_start": 0,
@@ -425,7 +436,7 @@ class PolyGRAD(Agent):
             weight = self.weights(windows.terminal).flatten(1)
             obs, action = (part[:, :, :-1].flatten(1, 2) for part in windows[:2])
             z = (action - self.actor(obs)) / self.actor.std()
-            floor = c.log_prob_floor * self.spaces.action_dim
+            floor = c.log_prob_floor * self.spaces.action_dim or -math.inf
             keep = (log_prob(z, torch.zeros_like(z), torch.ones_like(z)) > floor).float()
             scaled = standardise(advantage.flatten(1), keep)
         metrics = self.update_critic(obs, returns, keep * weight)
