@@ -213,8 +213,8 @@ class DiffSR(OffPolicyAgent):
     paper = "Shribak et al. 2024, Diffusion Spectral Representation for RL, arXiv 2406.16121"
     Config = DiffSRConfig
     presets = {
-        "released": {"train_critic": False},
-        "uploaded": {"temperature": "fixed"},
+        "released": {"train_critic": False, "precision": "float32"},
+        "uploaded": {"temperature": "fixed", "precision": "float32"},
         "later": {
             "feature_learning_rate": 1e-4,
             "feature_norm": "layer",

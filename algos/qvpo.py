@@ -103,7 +103,11 @@ class QVPO(OffPolicyAgent):
     Config = QVPOConfig
     observation_kinds = ("state", "pixels")
     presets = {
-        "released": {"time_limit_terminal": True, "target_samples": 4},
+        "released": {
+            "time_limit_terminal": True,
+            "target_samples": 4,
+            "precision": "float32",
+        },
         "quick": {
             "train_samples": 8,
             "eval_samples": 8,
