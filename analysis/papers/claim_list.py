@@ -12,6 +12,7 @@ from typing import Literal
 
 from analysis.data.load import Measure
 from analysis.data.published import Published, numbers
+from analysis.papers.targets import published_label, published_method
 
 SECONDS = "seconds"
 """The value of a run that is not a statistic of its evaluations: its run time."""
@@ -101,6 +102,7 @@ MASKED = ("pomdp/HalfCheetah", "pomdp/Walker", "pomdp/Ant", "pomdp/Hopper")
 DMCONTROL = ("dmc/cheetah-run", "dmc/walker-run", "dmc/humanoid-run", "dmc/hopper-hop")
 GYM = tuple(f"gym/{name}-v5" for name in ("Ant", "HalfCheetah", "Hopper", "Humanoid", "Walker2d"))
 DIFFSR = "Diff-SR, Shribak et al. 2024, arXiv 2406.16121"
+DIPO = published_label("dipo")
 CGPO = "numbers from CGPO Table 1 (Ding et al. 2026, the authors of QVPO)"
 V3 = "Published on v3 tasks, whose rewards and models differ but for HalfCheetah; tested on v5."
 TUNED = "The paper's Diff-SR has the best of five feature-update ratios for each task."
@@ -200,7 +202,7 @@ def _lvrep() -> list[Claim]:
 
 
 def _qvpo() -> list[Claim]:
-    baselines = ["sac", "td3", "ppo", "ppo@spo", "dipo", "qsm"]
+    baselines = ["sac", "td3", "ppo", "ppo@spo", DIPO, "qsm"]
     twin = Arm("qvpo@entropy_samples=0,diffusion_steps=100", "best")
     return [
         _claim(
@@ -249,10 +251,10 @@ def _dipo() -> Claim:
         source=f"DIPO, Yang et al. 2023, arXiv 2305.13122 (abstract: superior on MuJoCo; its "
         f"tables were not read), {CGPO}",
         budget=("qvpo", 1_000_000, 5),
-        parts=_more("CGPO Table 1", "dipo", ["sac", "td3", "ppo"], GYM, "best"),
+        parts=_more("CGPO Table 1", DIPO, ["sac", "td3", "ppo"], GYM, "best"),
         note=f"{V3} CGPO ran DIPO with 20 steps, 100 here; its released code never writes the "
-        "improved actions back, the default here does. The table has SAC and TD3 above DIPO on "
-        "HalfCheetah, TD3 on Humanoid.",
+        "improved actions back, and neither does the variant compared here. The table has SAC and "
+        "TD3 above DIPO on HalfCheetah, TD3 on Humanoid.",
     )
 
 
@@ -340,8 +342,7 @@ def _more(
     """Tests that a method returns more than each of some others on each of some tasks."""
 
     def arm(task: str, name: str) -> Arm:
-        # The preset `spo` of PPO stands as a method of its own in the tables.
-        return Arm(name, value, _number(source, task, name.split("@")[-1]))
+        return Arm(name, value, _number(source, task, published_method(name)))
 
     return [
         Part(task=task, arm=arm(task, label), other=arm(task, other))

@@ -24,8 +24,11 @@ TITLES = {
 }
 """Names of the methods, for those of which there is no run to ask."""
 
-PUBLISHED_AS = {"ppo@spo": "spo"}
-"""What published.csv calls the labels that it does not call by their algorithm."""
+PUBLISHED_AS = {"ppo@spo": "spo", "dipo@write_back=false": "dipo"}
+"""What published.csv calls the labels that it does not call by their algorithm.
+
+DIPO's numbers come from code that never writes the improved actions back.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +102,11 @@ def published_method(label: str) -> str:
     return PUBLISHED_AS.get(label, label)
 
 
+def published_label(method: str) -> str:
+    """Returns the label of the runs that a method's published numbers are compared with."""
+    return next((label for label, name in PUBLISHED_AS.items() if name == method), method)
+
+
 DIFFSR = "Diff-SR, Shribak et al. 2024, arXiv 2406.16121"
 QVPO = "QVPO, Ding et al. 2024, arXiv 2405.16173"
 
@@ -121,7 +129,7 @@ MANIPULATION = tuple(
     )
 )
 GYM = tuple(f"gym/{name}-v5" for name in ("Ant", "HalfCheetah", "Hopper", "Humanoid", "Walker2d"))
-POLICIES = ("qvpo", "sac", "td3", "ppo", "ppo@spo", "dipo", "qsm")
+POLICIES = ("qvpo", "sac", "td3", "ppo", "ppo@spo", published_label("dipo"), "qsm")
 QVPO_METHODS = tuple(map(published_method, POLICIES))
 QVPO_NOTE = (
     "The numbers of QVPO's table were read in CGPO's, whose authors are the same; they are of the "
