@@ -127,8 +127,8 @@ class DiffSR(OffPolicyAgent):
     Config = DiffSRConfig
     config: DiffSRConfig
     presets = {
-        "released": {"train_critic": False},
-        "uploaded": {"temperature": "fixed"},
+        "released": {"train_critic": False, "precision": "float32"},
+        "uploaded": {"temperature": "fixed", "precision": "float32"},
         "later": {
             "feature_learning_rate": 1e-4,
             "feature_norm": "layer",

@@ -139,7 +139,11 @@ class DIPO(OffPolicyAgent):
     config: DIPOConfig
     observation_kinds = ("state", "pixels")
     presets = {
-        "released": {"write_back": False, "time_limit_terminal": True},
+        "released": {
+            "write_back": False,
+            "time_limit_terminal": True,
+            "precision": "float32",
+        },
         "quick": {
             "diffusion_steps": 10,
             "action_gradient_steps": 5,

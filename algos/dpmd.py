@@ -25,7 +25,8 @@ Defaults are those of the authors' code, mahaitongdae/diffusion_policy_online_rl
 `released` brings back:
 
 * it has `q - mu / sigma` where (q - mu) / sigma is meant (`normalisation`);
-* it applies every critic gradient twice (`double_critic_step`);
+* it applies every critic gradient twice, and takes q of the weight from the critics between
+  the two steps (`double_critic_step`);
 * it does not clip a' to the actions that can be taken (`clip_actions`).
 
 Its steps come from 5 environments with one update for all, here from one with an update
@@ -94,7 +95,9 @@ class DPMDConfig(OffPolicyConfig):
     final_rate: float = option(0.1, "the policy's last learning rate by its first (code)", low=0.0)
     decay_start: int = option(25_000, "policy updates before its rate falls (code)", low=0)
     decay_steps: int = option(50_000, "policy updates while its rate falls (code)", low=1)
-    double_critic_step: bool = option(False, "apply each critic gradient twice (code does)")
+    double_critic_step: bool = option(
+        False, "apply each critic gradient again after the weights are taken (code does)"
+    )
 
 
 class RunningStatistics(nn.Module):
@@ -184,6 +187,8 @@ class DPMD(OffPolicyAgent):
         action = self.target_action(batch.next_obs)
         metrics = self.update_critic(batch, action)
         weight = self.weight(batch.next_obs, action)
+        if self.config.double_critic_step:  # by the gradient of `update_critic`
+            self.critic_optimizer.step()
         if moves_policy:
             self.update_policy(batch.next_obs, action, weight)
             polyak_(self.critic_target, self.critic, self.config.tau)
@@ -211,8 +216,6 @@ class DPMD(OffPolicyAgent):
             y = bellman_target(scaled, value, self.config.discount)
         q = self.critic(batch.obs, batch.action)
         metrics = fit_critic(self.critic_optimizer, q, y)
-        if self.config.double_critic_step:
-            self.critic_optimizer.step()
         return metrics | {"q": metrics["q"] / scale}
 
     @torch.no_grad()

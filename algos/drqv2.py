@@ -14,7 +14,9 @@ critics share a trunk, the actor has its own.
 
 Defaults are those of the authors' code, facebookresearch/drqv2 c0c650b, with the schedule of
 its medium tasks, which rl-rep's Meta-World runs use too (haotiansun14/rl-rep d4dd78a). Over
-500,000 steps, a million frames, the noise reaches 0.1 only at the end of such a run.
+500,000 steps, a million frames, the noise reaches 0.1 only at the end of such a run. The code
+draws an episode first and then a step of it, from finished episodes only; here every stored
+step with a complete window is as likely as another, of the running episode too.
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ def _overrides() -> dict[str, Mapping[str, Any]]:
     values = {name: {"noise_steps": 100_000} for name in EASY} | dict.fromkeys(HARD, hard)
     for name in ("walker-stand", "walker-walk", "walker-run"):
         values[name] = {**values.get(name, {}), **WALKER}
+    values["quadruped-run"] = {"replay_capacity": 100_000}
     return {f"dmc/{name}": options for name, options in values.items()}
 
 

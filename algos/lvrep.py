@@ -98,8 +98,8 @@ class LVRep(OffPolicyAgent):
     Config = LVRepConfig
     config: LVRepConfig
     presets = {
-        "released": {"shared_head": True},
-        "uploaded": {"shared_head": True, "epsilon_greedy": 0.0},
+        "released": {"shared_head": True, "precision": "float32"},
+        "uploaded": {"shared_head": True, "epsilon_greedy": 0.0, "precision": "float32"},
         "quick": {
             "feature_updates": 1,
             "feature_dim": 64,

@@ -38,6 +38,11 @@ reading is an option, and the preset `released` is the code:
   the rest. Default: no window runs past a time limit.
 * Its guidance carries an action past the mean where lam > sigma², and beyond 2 sigma² out of
   bounds; then v rises with lam, and lam without end. Default: it stops at the mean.
+* The last clip of imagined actions, at mu +- 3 sigma, keeps its gradient, so that the loss of the
+  actor reaches mu and sigma through the clipped actions too. Not so here, not even in `released`:
+  actions are data. It concerns those beyond 3 sigma, 3 in 1000 when v is 1.
+* It left out actions of log pi below -10 per dimension until 63ee1e9. Default: they are left out
+  (`log_prob_floor`).
 
 What differs without an option (age of a batch, random prefill, precision) and what each reading
 does stands in `docs/algorithms/polygrad.md`.
@@ -45,6 +50,7 @@ does stands in `docs/algorithms/polygrad.md`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,7 +79,6 @@ EMA_EVERY = 10  # denoiser updates between steps of the average
 GAE_LAMBDA = 0.9  # of the returns
 ENTROPY_WEIGHT = 1e-5
 MAX_GRAD_NORM = 0.1  # of the critic and of the actor's mean, each
-LOG_PROB_FLOOR = -10.0  # per action dimension: leaves out actions too unlikely under pi
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +133,12 @@ class PolyGRADConfig(AgentConfig):
     actor_learning_rate: float = option(3e-5, "AdamW of the actor, at most (code)", low=1e-12)
     critic_learning_rate: float = option(3e-4, "AdamW of the critic (code)", low=0.0)
     tau: float = option(0.005, "rate of the target critic (code: 0.995)", low=0.0, high=1.0)
+    log_prob_floor: float = option(
+        -10.0,
+        "per action dimension, leaves out actions too unlikely under pi; 0 leaves out none "
+        "(code until 63ee1e9, not in 62d0054)",
+        high=0.0,
+    )
     learn_at_end: bool = option(False, "train at the step that ends the task too (code: off)")
     policy_change: float = option(0.01, "size D of an actor step to aim at (code)", low=0.0)
     line_search: str = option(
@@ -149,7 +160,12 @@ class PolyGRAD(Agent):
     # of 1024 windows fills a machine.
     max_replicas = 1
     presets = {
-        "released": {"truncated_padding": "zeros", "overshoot": True, "line_search": "released"},
+        "released": {  # but for the gradient through the last clip, see above
+            "truncated_padding": "zeros",
+            "overshoot": True,
+            "line_search": "released",
+            "log_prob_floor": 0.0,
+        },
         "quick": {
             "agent_start": 0,
             "diffusion_steps": 32,
@@ -296,7 +312,7 @@ class PolyGRAD(Agent):
             weight = survival(windows.terminal, c.learn_at_end).flatten(1)
             obs, action = (part[:, :, :-1].flatten(1, 2) for part in windows[:2])
             z = (action - self.actor(obs)) / self.actor.std()
-            floor = LOG_PROB_FLOOR * self.spaces.action_dim
+            floor = c.log_prob_floor * self.spaces.action_dim or -math.inf
             keep = (log_prob(z, torch.zeros_like(z), torch.ones_like(z)) > floor).float()
             scaled = standardise_kept(advantage.flatten(1), keep)
         metrics = self.update_critic(obs, returns, keep * weight)

@@ -104,7 +104,11 @@ class QVPO(OffPolicyAgent):
     config: QVPOConfig
     observation_kinds = ("state", "pixels")
     presets = {
-        "released": {"time_limit_terminal": True, "target_samples": 4},
+        "released": {
+            "time_limit_terminal": True,
+            "target_samples": 4,
+            "precision": "float32",
+        },
         "quick": {
             "train_samples": 8,
             "eval_samples": 8,

@@ -48,10 +48,11 @@ KNOWN: dict[str, MethodStyle] = {
     "dpmd": MethodStyle("#999933", (0, (4, 1, 1, 1, 1, 1, 1, 1)), "p"),
     "drqv2": MethodStyle("#117733", (0, (3, 1.5)), "h"),
 }
-# The variants of the papers' ablations: shades of the method's colour, lighter and darker.
+# The variants of the papers' tables and ablations: lighter and darker shades of a method's colour.
 _GREENS = ("#009E73", "#005F45", "#5CC6A4", "#00392A", "#A5DCC9")
 VARIANTS: dict[str, MethodStyle] = {
     "ppo@spo": MethodStyle("#8C7FC4", (0, (2, 2)), "8"),
+    "dipo@write_back=false": MethodStyle("#A44700", (0, (3, 1, 1, 1)), "*"),
     "qvpo@entropy_samples=0": MethodStyle(_GREENS[2], (0, (1, 1)), "o"),
     "qvpo@diffusion_steps=100": MethodStyle(_GREENS[1], "-", "s"),
     "qvpo@diffusion_steps=100,entropy_samples=0": MethodStyle(_GREENS[3], (0, (4, 2)), "^"),

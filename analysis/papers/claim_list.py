@@ -5,7 +5,7 @@ from functools import cache
 
 from analysis.data.published import Published, numbers
 from analysis.papers.claim import SECONDS, Claim, ClaimTest, Side
-from analysis.papers.targets import DIFFSR_PAPER, QVPO_PAPER, published_method
+from analysis.papers.targets import DIFFSR_PAPER, QVPO_PAPER, published_label, published_method
 from runners.cells.protocols import (
     DIFFSR,
     DMC,
@@ -17,6 +17,7 @@ from runners.cells.protocols import (
     Protocol,
 )
 
+DIPO = published_label("dipo")
 CGPO = "numbers from CGPO Table 1 (Ding et al. 2026, the authors of QVPO)"
 V3 = "Published on v3 tasks, whose rewards and models differ but for HalfCheetah; tested on v5."
 TUNED = "The paper's Diff-SR has the best of five feature-update ratios for each task."
@@ -152,7 +153,7 @@ def _lvrep() -> list[Claim]:
 
 
 def _qvpo() -> list[Claim]:
-    baselines = ["sac", "td3", "ppo", "ppo@spo", "dipo", "qsm"]
+    baselines = ["sac", "td3", "ppo", "ppo@spo", DIPO, "qsm"]
     twin = Side("qvpo@entropy_samples=0,diffusion_steps=100", "best")
     return [
         _claim(
@@ -199,10 +200,10 @@ def _dipo() -> Claim:
         source=f"DIPO, Yang et al. 2023, arXiv 2305.13122 (abstract: superior on MuJoCo; its "
         f"tables were not read), {CGPO}",
         protocol=QVPO,
-        tests=_more("CGPO Table 1", "dipo", ["sac", "td3", "ppo"], QVPO.tasks, "best"),
+        tests=_more("CGPO Table 1", DIPO, ["sac", "td3", "ppo"], QVPO.tasks, "best"),
         note=f"{V3} CGPO ran DIPO with 20 steps, 100 here; its released code never writes the "
-        "improved actions back, the default here does. The table has SAC and TD3 above DIPO on "
-        "HalfCheetah, TD3 on Humanoid.",
+        "improved actions back, and neither does the variant compared here. The table has SAC and "
+        "TD3 above DIPO on HalfCheetah, TD3 on Humanoid.",
     )
 
 

@@ -8,8 +8,11 @@ from analysis.data.experiment import Measure, RunKey
 from runners.cells.protocols import DIFFSR, MBBL_LOCOMOTION, METAWORLD, POMDP, QVPO, TOY, Protocol
 
 Kind = Literal["table", "curves", "hours", "generation", "bandit"]
-PUBLISHED_AS = {"ppo@spo": "spo"}
-"""What published.csv calls the labels that it does not call by their algorithm."""
+PUBLISHED_AS = {"ppo@spo": "spo", "dipo@write_back=false": "dipo"}
+"""What published.csv calls the labels that it does not call by their algorithm.
+
+DIPO's numbers come from code that never writes the improved actions back.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +83,15 @@ def published_method(label: str) -> str:
     return PUBLISHED_AS.get(label, label)
 
 
+def published_label(method: str) -> str:
+    """Return the label of the runs that a method's published numbers are compared with."""
+    return next((label for label, name in PUBLISHED_AS.items() if name == method), method)
+
+
 DIFFSR_PAPER = "Diff-SR, Shribak et al. 2024, arXiv 2406.16121"
 QVPO_PAPER = "QVPO, Ding et al. 2024, arXiv 2405.16173"
 
-POLICIES = ("qvpo", "sac", "td3", "ppo", "ppo@spo", "dipo", "qsm")
+POLICIES = ("qvpo", "sac", "td3", "ppo", "ppo@spo", published_label("dipo"), "qsm")
 QVPO_NOTE = (
     "The numbers of QVPO's table were read in CGPO's, whose authors are the same; they are of the "
     "v3 tasks. The best evaluation of a run is chosen after the fact."

@@ -1,12 +1,13 @@
 """Published numbers beside measured ones, and what may be said of the two."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from analysis.data.experiment import SUCCESS_MEASURES, Experiment, Measure, natural
 from analysis.data.published import STATISTICS, Published, numbers, sources
 from analysis.data.values import run_values
 from analysis.drawing.tables import Cell, seed_cell
+from analysis.papers.targets import published_label
 from analysis.statistics.run_statistics import RUN_STATISTICS
 
 ENVIRONMENTS = {
@@ -108,7 +109,8 @@ def measured_beside_published(algo: str, experiments: Iterable[Experiment]) -> l
 
     Of several experiments and sources on a task, the pair is taken that can be compared; else
     full protocols come before reduced ones, then long runs before short ones, then the sources in
-    the order of sources.csv. Runs with other options than the defaults are left to the reports.
+    the order of sources.csv. Runs with other options than the defaults are left to the reports,
+    but for those that the published numbers of a method are of (`targets.PUBLISHED_AS`).
 
     Args:
         algo: name of the algorithm.
@@ -118,14 +120,14 @@ def measured_beside_published(algo: str, experiments: Iterable[Experiment]) -> l
         One row per task with a published return or success rate, or with a run; measured tasks
         first, then by name.
     """
-    runs: dict[str, list[Measured]] = {}
-    for experiment in experiments:
-        for measured in _measure(algo, experiment):
-            runs.setdefault(measured.task, []).append(measured)
     known: dict[str, list[Published]] = {}
     for number in sorted(numbers(), key=_preference):
         if number.method == algo and number.metric != "hours":
             known.setdefault(number.task, []).append(number)
+    runs: dict[str, list[Measured]] = {}
+    for experiment in experiments:
+        for measured in _measure(algo, experiment, known):
+            runs.setdefault(measured.task, []).append(measured)
     measured_tasks = {published_task(task) for task in runs}
     tasks = [*(task for task in known if task not in measured_tasks), *runs]
     rows = [_row(task, known.get(published_task(task), []), runs.get(task, [])) for task in tasks]
@@ -166,13 +168,15 @@ def _settings(task: str) -> tuple[str, dict[str, str]]:
     return name, {key: value for key, _, value in parts}
 
 
-def _measure(algo: str, experiment: Experiment) -> Iterator[Measured]:
+def _measure(algo: str, experiment: Experiment, known: Container[str]) -> Iterator[Measured]:
     """Sum up the runs of an algorithm, for each task, each of its measures and each statistic."""
     for measure in METRICS:
         for statistic in RUN_STATISTICS:
             values = run_values(experiment, statistic, measure)
-            for key, group in values[values["label"] == algo].groupby("task"):
+            for (key, label), group in values.groupby(["task", "label"]):
                 task = str(key)
+                if label != (published_label(algo) if published_task(task) in known else algo):
+                    continue
                 if measure in experiment.measures(task) and (group["mark"] != "missing").any():
                     yield Measured(experiment, task, statistic, seed_cell(group), measure)
 

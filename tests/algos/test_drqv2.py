@@ -160,6 +160,7 @@ def test_options_of_the_released_tasks() -> None:
     assert overrides["dmc/walker-walk"] == {"noise_steps": 100_000, "n_step": 1, "batch_size": 512}
     assert overrides["dmc/walker-run"] == {"n_step": 1, "batch_size": 512}
     assert overrides["dmc/humanoid-run"]["noise_steps"] == 2_000_000
+    assert overrides["dmc/quadruped-run"] == {"replay_capacity": 100_000}
     assert "dmc/cheetah-run" not in overrides  # medium: the defaults
 
 

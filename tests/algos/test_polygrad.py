@@ -29,6 +29,7 @@ def test_defaults_and_presets() -> None:
     assert set(PolyGRAD.task_overrides) == {"mbbl/Hopper", "mbbl/Hopper-ET", "gym/Hopper-v5"}
     assert PolyGRAD.presets["released"] == {
         "truncated_padding": "zeros", "overshoot": True, "line_search": "released",
+        "log_prob_floor": 0.0,
     }  # fmt: skip
 
 

@@ -51,6 +51,11 @@ def make_small(
     return cls(spaces, build_config(cls.Config, small | options), seeds)
 
 
+def make_stacked(cls: type[Agent], obs_shape: tuple[int, ...], action_dim: int, **options) -> Any:
+    """An agent of one replica for pictures of any size, with exactly `options` changed."""
+    return cls(Spaces(obs_shape, action_dim), build_config(cls.Config, options), (0,))
+
+
 def feed(agent: Any, steps: int, seed: int = 0) -> None:
     """Let every replica observe random pictures, actions and rewards; nothing is learned."""
     rng, (channels, *size) = np.random.default_rng(seed), agent.spaces.obs_shape

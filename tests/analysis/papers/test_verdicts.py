@@ -133,6 +133,27 @@ def test_a_full_protocol_is_judged_by_the_original_table(tmp_path, value, word):
     assert str(row.verdict) == word
 
 
+def test_published_numbers_of_dipo_are_compared_with_the_variant_that_they_are_of(tmp_path):
+    published, other = "gym/Ant-v5", "toy/lqr"
+    experiments = [
+        write(tmp_path / f"{k}", label=label, value=value, task=task, steps=1_000_000)
+        for k, (label, value, task) in enumerate(
+            [
+                ("dipo", 1.0, published),
+                ("dipo@write_back=false", 2.0, published),
+                ("dipo@released", 3.0, published),
+                ("dipo", 4.0, other),
+                ("dipo@write_back=false", 5.0, other),
+            ]
+        )
+    ]
+    rows = {row.task: row for row in measured_beside_published("dipo", experiments)}
+    assert rows[published].measured.cell.value == 2.0
+    assert rows[other].measured.cell.value == 4.0
+    [default, *_] = measured_beside_published("dipo", experiments[:1])
+    assert str(default.verdict) == "not measured"
+
+
 def test_the_comparable_pair_is_chosen(tmp_path):
     write(tmp_path / "quick", name="quick", reduced=True, steps=3000)
     write(tmp_path / "full")
