@@ -169,7 +169,7 @@ def test_episodes_from_a_checkpoint_go_on_the_same(tmp_path: Path, capacity: int
     most = 0
     for count in range(0, 90, 2):
         streams = [np.random.default_rng(0) for _ in range(2)]
-        memories = [EpisodeMemory(1, 1, capacity, 2, CPU, max_path_length=9) for _ in streams]
+        memories = [EpisodeMemory(1, 1, capacity, 2, CPU) for _ in streams]
         for memory, rng in zip(memories, streams, strict=True):
             add(memory, rng, count)
         state = through_a_file(memories[0].state_dict(), tmp_path)
