@@ -164,8 +164,11 @@ def add(memory: EpisodeMemory, rng: np.random.Generator, count: int) -> EpisodeM
 
 
 @pytest.mark.parametrize("capacity", mostly_extended([7, 23, 200], quick=[7]))
-def test_episodes_from_a_checkpoint_go_on_the_same(tmp_path: Path, capacity: int) -> None:
+def test_episodes_from_a_checkpoint_go_on_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capacity: int
+) -> None:
     """Windows keep their order too, since draws are numbers of windows."""
+    monkeypatch.setattr(EpisodeMemory, "MAX_PATH_LENGTH", 9)
     most = 0
     for count in range(0, 90, 2):
         streams = [np.random.default_rng(0) for _ in range(2)]
