@@ -85,6 +85,13 @@ MAX_GRAD_NORM = 0.1  # of the critic and of the actor's mean, each
 class PolyGRADConfig(AgentConfig):
     """Options of PolyGRAD; `code` is marc-rigter/polygrad-world-models, `base_config.py`."""
 
+    retired = {  # constants now, beside what reads them
+        **{"max_path_length": 1000, "embed_dim": 128, "ema_rate": 0.01, "ema_every": 10},
+        **{"action_noise": 1.0, "state_clip_until": 10, "min_std": 0.1, "max_grad_norm": 0.1},
+        **{"gae_lambda": 0.9, "entropy_weight": 1e-5, "policy_change_tolerance": 0.2},
+        **{"line_search_ratio": 0.8, "rate_learning_rate": 3e-4},
+    }
+
     random_steps: int = option(5000, "uniform random actions before learning (code)", low=0)
     agent_start: int = option(1000, "further steps before the actor-critic learns (code)", low=0)
     update_every: int = option(4, "steps for one imagined batch and its update (code)", low=1)

@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
 
 class OptionError(ValueError):
@@ -50,7 +50,14 @@ def option(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AgentConfig:
-    """Options that every agent has."""
+    """Options that every agent has.
+
+    Attributes:
+        retired: options that the method once had, each with the value that it has had ever since.
+            Runs of before name them: they are read, and stay in the identity of a cell.
+    """
+
+    retired: ClassVar[Mapping[str, Any]] = {}
 
     discount: float = option(0.99, "discount factor gamma", low=0.0, high=1.0)
     batch_size: int = option(256, "transitions in one update", low=1)
@@ -111,6 +118,10 @@ def build_config(cls: type[ConfigT], overrides: Mapping[str, Any]) -> ConfigT:
     kinds = get_type_hints(cls)
     values: dict[str, Any] = {}
     for name, value in overrides.items():
+        if name in cls.retired:
+            if str(value) != str(cls.retired[name]):
+                raise OptionError(f"option {name}={value}: fixed at {cls.retired[name]} by now")
+            continue
         if name not in fields:
             raise OptionError(
                 f"unknown option {name!r}: valid options are {', '.join(sorted(fields))}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ class Cell:
         protocol: what it has in common with all cells of its experiment.
         file: path of the algorithm's file if it is not one of the project's.
         inert: options that its identity leaves out, see `algos.parts.config.option`.
+        retired: values that its identity has as well, see `algos.parts.config.AgentConfig`.
     """
 
     task: str
@@ -35,6 +36,7 @@ class Cell:
     protocol: Protocol
     file: str | None = None
     inert: frozenset[str] = frozenset()
+    retired: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def source(self) -> str:
@@ -57,7 +59,8 @@ class Cell:
         facts = {
             "task": self.task,
             "algo": self.algo,
-            "config": {k: v for k, v in self.config.items() if k not in self.inert},
+            "config": {k: v for k, v in self.config.items() if k not in self.inert}
+            | dict(self.retired),
             "seed": self.seed,
             "rules": {  # the key that identities of kept runs were made with
                 key: protocol[key] for key in ("steps", "eval_every", "eval_episodes", "log_every")

@@ -108,6 +108,7 @@ def make_cells(
             *(task, algo, label, dataclasses.asdict(config), seed, protocol),
             file=_file(sources[algo]),
             inert=inert_options(config),
+            retired=config.retired,
         )
         for seed in seeds
         for task, algo, label, config in methods

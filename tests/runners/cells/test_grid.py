@@ -9,10 +9,10 @@ import pytest
 import algos
 import envs
 from algos.base.offpolicy import OffPolicyConfig
-from algos.parts.config import OptionError
+from algos.parts.config import OptionError, build_config
 from runners.cells.cell import Cell
 from runners.cells.errors import UserError
-from runners.cells.grid import make_cells, parse_overrides, parse_seeds, split
+from runners.cells.grid import agent_for, make_cells, parse_overrides, parse_seeds, split
 from runners.cells.protocols import DIFFSR, PROTOCOLS, QUICK, QVPO, get_protocol
 from runners.cells.seeding import derive_seed
 from runners.storage.rundir import open_experiment
@@ -241,12 +241,34 @@ def test_many_may_open_a_new_experiment_at_once(tmp_path):
         assert [file.name for file in (tmp_path / f"e{k}").iterdir()] == ["experiment.json"]
 
 
-def test_an_option_at_its_inert_value_leaves_cells_of_before_what_they_are():
-    """The identity of Diff-SR's cell in `results/halfcheetah-100k`, made before `feature_norm`."""
-    protocol = DIFFSR.with_steps(100_000)
-    (old,) = make_cells(["diffsr"], ["mbbl/HalfCheetah"], [0], protocol)
-    kept = "results/halfcheetah-100k/mbbl/HalfCheetah/diffsr/seed-0/run.json"
-    assert old.identity == json.loads((ROOT / kept).read_text())["cell"]
-    sets = ["diffsr.feature_norm=layer"]
-    (new,) = make_cells(["diffsr"], ["mbbl/HalfCheetah"], [0], protocol, sets)
-    assert new.identity != old.identity
+KEPT = sorted(ROOT.glob("results/*/*/*/*/seed-*/run.json"))
+
+
+@pytest.mark.parametrize("file", KEPT, ids=lambda file: str(file.relative_to(ROOT / "results")))
+def test_kept_cells_stay_what_they_are(file):
+    """Neither a new option at its inert value nor a retired one makes another cell of a run."""
+    record = json.loads(file.read_text())
+    entry, sets = record["algo"], []
+    for part in filter(None, record["label"].partition("@")[2].split(",")):
+        if "=" in part:
+            sets.append(f"{record['algo']}.{part}")
+        else:
+            entry = f"{entry}@{part}"
+    kept_protocol = get_protocol(record["protocol"]["name"]).with_steps(record["steps"])
+    (cell,) = make_cells([entry], [record["task"]], [record["seed"]], kept_protocol, sets)
+    assert (cell.label, cell.identity) == (record["label"], record["cell"])
+    kind = agent_for(algos.load(cell.algo), cell.task)
+    assert dataclasses.asdict(build_config(kind.Config, record["config"])) == dict(cell.config)
+
+
+def test_another_option_makes_another_cell():
+    old, new = (
+        make_cells(["diffsr"], ["mbbl/HalfCheetah"], [0], DIFFSR, sets)[0].identity
+        for sets in ([], ["diffsr.feature_norm=layer"])
+    )
+    assert old != new
+
+
+def test_a_retired_option_has_one_value():
+    with pytest.raises(OptionError, match=r"polygrad: option ema_rate=0.5: fixed at 0.01"):
+        make_cells(["polygrad"], ["mbbl/Pendulum"], [0], QUICK, ["polygrad.ema_rate=0.5"])
