@@ -1,27 +1,20 @@
 """The reports of the kept experiments hold the bytes that `python -m analysis.report` writes."""
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 import analysis
 from analysis import report
+from tests.helpers.experiments import tracked
+from tests.helpers.selection import mostly_extended
 
 ROOT = Path(analysis.__file__).parents[1]
 EXPERIMENTS = sorted(file.parent.name for file in ROOT.glob("results/*/experiment.json"))
 
 
-def tracked(folder):
-    """Files of a folder that git keeps, relative to it."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "."], cwd=folder, capture_output=True, text=True, check=True
-    )
-    return [name for name in listed.stdout.split("\0") if name]
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", mostly_extended(EXPERIMENTS, quick=["hopper-et-50k"]))
 def test_a_kept_report_is_what_its_command_writes(tmp_path, name):
     kept = ROOT / "results" / name
     files = tracked(kept)

@@ -1,6 +1,7 @@
 """Writes small experiments in the runners' format."""
 
 import json
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,3 +93,11 @@ def write_run(
     for name, lines in {"evaluations": evaluations, "timing": timing, "train": train}.items():
         (cell / f"{name}.csv").write_text("\n".join(lines) + "\n")
     return cell
+
+
+def tracked(folder):
+    """List the files below a folder that git keeps, relative to it."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "."], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return [name for name in listed.stdout.split("\0") if name]

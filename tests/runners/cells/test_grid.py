@@ -16,6 +16,7 @@ from runners.cells.grid import agent_for, make_cells, parse_overrides, parse_see
 from runners.cells.protocols import DIFFSR, PROTOCOLS, QUICK, QVPO, get_protocol
 from runners.cells.seeding import derive_seed
 from runners.storage.rundir import open_experiment
+from tests.helpers.experiments import tracked
 from tests.helpers.runs import ROOT, TINY, Still, cell_of, load_fake
 
 
@@ -241,7 +242,7 @@ def test_many_may_open_a_new_experiment_at_once(tmp_path):
         assert [file.name for file in (tmp_path / f"e{k}").iterdir()] == ["experiment.json"]
 
 
-KEPT = sorted(ROOT.glob("results/*/*/*/*/seed-*/run.json"))
+KEPT = [ROOT / "results" / f for f in tracked(ROOT / "results") if f.endswith("/run.json")]
 
 
 @pytest.mark.parametrize("file", KEPT, ids=lambda file: str(file.relative_to(ROOT / "results")))
