@@ -17,6 +17,7 @@ from runners.conformance import RULES, Outcome, apply_rule
 from runners.conformance.harness import narrow
 from runners.conformance.rule import Algo
 from runners.terminal.cli import Parser, run_main
+from runners.terminal.options import both_forms
 from runners.training.process import setup_process
 
 
@@ -41,20 +42,26 @@ def subjects(agents: dict[str, Algo]) -> dict[str, Algo]:
     return found
 
 
-def _requested(argv: Sequence[str] | None) -> dict[str, Algo]:
-    """Parse the command line into the agents to check, by name."""
+def parser() -> Parser:
+    """Build the parser of the command."""
     rules = "\n".join(f"  {name}: {function.__doc__}" for name, function in RULES.items())
-    parser = Parser("runners.check", f"Apply the rules that any agent must meet.\n\n{rules}")
-    parser.add_argument(
-        "--algo",
-        "--algos",
+    result = Parser("runners.check", f"Apply the rules that any agent must meet.\n\n{rules}")
+    result.add_argument(
+        *both_forms("algo"),
         default="all",
         metavar="NAMES",
         help="comma list of names or .py files, or all",
     )
-    names = split(parser.parse_args(argv).algo)
-    if names == ["all"]:
-        names = algos.list_algos()
+    return result
+
+
+def requested(text: str) -> dict[str, Algo]:
+    """Return the agents of a comma list, or all, by name.
+
+    Raises:
+        UserError: the list is empty.
+    """
+    names = algos.list_algos() if text == "all" else split(text)
     if not names:
         raise UserError(f"--algo: name one of {', '.join(algos.list_algos())}, or all")
     return subjects({algos.name_of(name): algos.load(name) for name in names})
@@ -62,7 +69,7 @@ def _requested(argv: Sequence[str] | None) -> dict[str, Algo]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Apply all rules to the agents that were asked for; print the table and the reasons."""
-    agents = _requested(argv)
+    agents = requested(parser().parse_args(argv).algo)
     setup_process()
     start = time.monotonic()
     outcomes = {(r, name): apply_rule(r, agent) for name, agent in agents.items() for r in RULES}

@@ -23,12 +23,14 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
+from runners.bench.record import add_json, check_json, write_record
 from runners.cells.errors import EXIT_FAILED, EXIT_OK, positive
 from runners.cells.grid import make_cells
 from runners.cells.protocols import TOY
 from runners.cells.settings import RunSettings
 from runners.launchers.choose import default_workers
 from runners.launchers.local import LocalLauncher
+from runners.storage import manifest
 from runners.storage.rundir import open_experiment
 from runners.terminal.cli import Parser, run_main
 from runners.terminal.progress import View
@@ -131,7 +133,7 @@ def measure(count: int, workers: int, experiment: Path) -> Load:
     records = [json.loads((cell.path(experiment) / "run.json").read_text()) for cell in cells]
     return Load(
         workers=workers,
-        ended=Counter(row.status for row in view.rows.values()),
+        ended=dict(Counter(row.status for row in view.rows.values())),
         wall_seconds=wall,
         cell_seconds=sum(record["wall_seconds"] for record in records),
         tables=tables,
@@ -146,17 +148,20 @@ def parser() -> Parser:
     result = Parser("runners.bench.launcher", str(__doc__))
     result.add_argument("--cells", type=int, default=2_000, help="default: 2000")
     result.add_argument("--workers", type=int, help="processes at a time; default: one per core")
+    add_json(result)
     return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; return the exit code."""
     arguments = parser().parse_args(argv)
+    check_json(arguments.json)
     asked = arguments.workers
     workers = default_workers("cpu") if asked is None else positive("workers", asked)
     with TemporaryDirectory() as folder:
         load = measure(positive("cells", arguments.cells), workers, Path(folder) / "load")
     print(load)
+    write_record(arguments.json, manifest.machine(), {"load": [load]})
     return EXIT_OK if set(load.ended) == {"done"} else EXIT_FAILED
 
 

@@ -37,7 +37,22 @@ def add_arguments(parser: Parser, repeats: int, samples: str = "samples of each 
     )
     parser.add_argument("--repeats", type=int, default=repeats, metavar="N", help=samples)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    add_json(parser)
+
+
+def add_json(parser: Parser) -> None:
+    """Add `--json`; see `check_json` and `write_record`."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
+
+
+def check_json(file: Path | None) -> None:
+    """Complain about a file whose folder is not there.
+
+    Raises:
+        UserError: one line.
+    """
+    if file is not None and not file.resolve().parent.is_dir():
+        raise UserError(f"--json {file}: its folder does not exist")
 
 
 def check_arguments(options: Any, kind: str) -> None:
@@ -49,8 +64,7 @@ def check_arguments(options: Any, kind: str) -> None:
     options.algos = chosen(options.algos, kind)
     positive("repeats", options.repeats)
     check_device(options.device)
-    if options.json and not options.json.resolve().parent.is_dir():
-        raise UserError(f"--json {options.json}: its folder does not exist")
+    check_json(options.json)
 
 
 def chosen(text: str, kind: str) -> list[str]:
