@@ -30,7 +30,7 @@ class UnknownAlgo(ValueError):
 
 
 def _agent_of(module: ModuleType) -> type[Agent] | None:
-    """The agent that a module defines, None if it defines none."""
+    """Return the agent that a module defines, None if it defines none."""
     from algos.base.agent import Agent
 
     found = [
@@ -74,7 +74,7 @@ def list_algos() -> list[str]:
 
 
 def name_of(source: str) -> str:
-    """The name of an algorithm in files and tables: `mine` for `../mine.py`, `sac` for `sac`."""
+    """Return the name of an algorithm in tables: `mine` for `../mine.py`, `sac` for `sac`."""
     return Path(source).stem if source.endswith(".py") else source
 
 
@@ -106,7 +106,7 @@ def load(source: str) -> type[Agent]:
 
 @cache
 def versions(agent: type[Agent]) -> dict[str, type[Agent]]:
-    """The agent by kind of observation: itself, or its version for pixels."""
+    """Return the agent by kind of observation: itself, or its version for pixels."""
     found = dict.fromkeys(agent.observation_kinds, agent)
     package, _, name = agent.__module__.rpartition(".")
     if package == "algos" and (FOLDER / "pixels" / f"{name}.py").exists():
@@ -118,7 +118,7 @@ def versions(agent: type[Agent]) -> dict[str, type[Agent]]:
 
 @cache
 def _load_file(source: str, path: Path) -> type[Agent]:
-    """The agent of a file outside this folder (or of a private one inside it)."""
+    """Return the agent of a file outside this folder (or of a private one inside it)."""
     name = path.stem
     if path == FOLDER / f"{name}.py" and not name.startswith("_"):
         return load(name)

@@ -92,7 +92,7 @@ class TemplateAgent(OffPolicyAgent):
         self.critic_optimizer = adam(self.critic.parameters(), c.critic_learning_rate)
 
     def exploit(self, obs: Tensor, explore: bool, rng: ReplicaRng) -> Tensor:
-        """The policy's action, with noise while exploring; the caller clamps to [-1, 1]."""
+        """Return the policy's action, with noise while exploring; the caller clamps to [-1, 1]."""
         action = torch.tanh(self.actor(obs))
         if not explore:
             return action
@@ -101,7 +101,7 @@ class TemplateAgent(OffPolicyAgent):
         return action + self.config.exploration_noise * rng.normal(*action.shape[1:])
 
     def learn(self) -> dict[str, Tensor]:
-        """What one environment step pays for. Nothing here waits for the host: no `.item()`.
+        """Learn what one environment step pays for. Nothing here waits for the host: no `.item()`.
 
         What happens at every k-th update only goes by `self.counters`, which is part of the
         state: a resumed run keeps the rhythm (`algos/td3.py` delays its actor that way).

@@ -155,19 +155,19 @@ class DPMD(OffPolicyAgent):
         self.alpha_optimizer = adam(self.temperature.parameters(), c.alpha_learning_rate)
 
     def exploit(self, obs: Tensor, explore: bool, rng: ReplicaRng) -> Tensor:
-        """The target policy's choice, with noise while exploring."""
+        """Return the target policy's choice, with noise while exploring."""
         action = self.choose(self.actor_target, obs, rng)
         return self.perturb(action, rng) if explore else action
 
     def choose(self, actor: Denoiser, obs: Tensor, rng: ReplicaRng) -> Tensor:
-        """The best of `particles` samples by the smaller online value, `[R, B, A]`."""
+        """Return the best of `particles` samples by the smaller online value, `[R, B, A]`."""
         c = self.config
         return best_of(
             actor, self.critic, self.diffusion, obs, c.particles, rng, start_std=c.start_std
         )
 
     def perturb(self, action: Tensor, rng: ReplicaRng) -> Tensor:
-        """`action` plus Gaussian noise of std `noise_scale` alpha, not clipped."""
+        """Return `action` plus Gaussian noise of std `noise_scale` alpha, not clipped."""
         std = self.config.noise_scale * self.temperature.value()[:, None, None]
         return action + std * rng.normal(*action.shape[1:])
 
@@ -181,7 +181,7 @@ class DPMD(OffPolicyAgent):
         set_rate(self.actor_optimizer, self.policy_rate())
 
     def learn(self) -> dict[str, Tensor]:
-        """A critic step; the policy, alpha and the targets move at updates of their own."""
+        """Take a critic step; the policy, alpha and the targets move at updates of their own."""
         moves_policy, moves_alpha = self.phase()
         (batch,) = self.sample()
         action = self.target_action(batch.next_obs)
@@ -200,7 +200,7 @@ class DPMD(OffPolicyAgent):
 
     @torch.no_grad()
     def target_action(self, obs: Tensor) -> Tensor:
-        """The action a' `[R, B, A]`: the online policy's choice with noise."""
+        """Return the action a' `[R, B, A]`: the online policy's choice with noise."""
         action = self.perturb(self.choose(self.actor, obs, self.rng), self.rng)
         return action.clamp_(-1.0, 1.0) if self.config.clip_actions else action
 
@@ -234,7 +234,7 @@ class DPMD(OffPolicyAgent):
         step(self.actor_optimizer, per_replica_mean(weight.unsqueeze(-1) * error).sum())
 
     def policy_rate(self) -> float:
-        """The policy's learning rate at this update: constant, then linear, then constant."""
+        """Return the policy's learning rate now: constant, then linear, then constant."""
         c = self.config
         done = (self.counters.updates - 1) // c.policy_every - c.decay_start
         share = min(max(done / c.decay_steps, 0.0), 1.0)

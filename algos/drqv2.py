@@ -94,7 +94,7 @@ class DrQv2(DrQAgent):
     task_overrides = _overrides()
 
     def make_vision(self) -> ConvEncoder:
-        """The convolutions alone: actor and critic have trunks of their own."""
+        """Return the convolutions alone: actor and critic have trunks of their own."""
         return ConvEncoder(self.rng, self.spaces.obs_shape, self.dtype)
 
     def build(self) -> None:

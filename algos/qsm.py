@@ -156,7 +156,7 @@ class QSM(OffPolicyAgent):
         return self.noisy_action(obs, self.config.exploration_noise if explore else 0.0, rng)
 
     def noisy_action(self, obs: Tensor, std: float, rng: ReplicaRng) -> Tensor:
-        """A sample of the policy plus Gaussian noise, clipped to [-1, 1], `[R, B, A]`."""
+        """Return a sample of the policy plus Gaussian noise, clipped to [-1, 1], `[R, B, A]`."""
         action = self.draw(obs, rng)
         if std == 0.0:
             return action
@@ -216,13 +216,13 @@ class QSM(OffPolicyAgent):
         return {"actor_loss": loss.detach(), "score_norm": target.norm(dim=-1).mean(-1)}
 
     def score_target(self, obs: Tensor, action: Tensor) -> Tensor:
-        """What the noise predictor learns, -M_q ½ Σ_i ∇_a Q_i(s, a) `[R, B, A]`, a constant."""
+        """Return what the predictor learns, -M_q ½ Σ_i ∇_a Q_i(s, a) `[R, B, A]`, a constant."""
         action = action.detach().requires_grad_()
         q = self.critic(obs, action, frozen=True).mean(1)
         (gradient,) = torch.autograd.grad(q.sum(), action)
         return -self.config.q_scale * gradient
 
     def actor_rate(self) -> float:
-        """The policy's learning rate at this update: half a cosine from its start to 0."""
+        """Return the policy's learning rate at this update: half a cosine from its start to 0."""
         done = min((self.counters.updates - 1) / self.config.decay_steps, 1.0)
         return self.config.actor_learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))

@@ -144,7 +144,7 @@ class QVPO(OffPolicyAgent):
         )
 
     def exploit(self, obs: Tensor, explore: bool, rng: ReplicaRng) -> Tensor:
-        """The best of K_b samples while exploring, of `eval_samples` in evaluation."""
+        """Return the best of K_b samples while exploring, of `eval_samples` in evaluation."""
         if explore:
             count = self.config.behavior_samples
             return best_of(self.actor, self.critic, self.diffusion, obs, count, rng)

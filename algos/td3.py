@@ -94,7 +94,7 @@ class TD3(OffPolicyAgent):
         self.critic_optimizer = adam(self.with_vision(self.critic), c.learning_rate)
 
     def exploit(self, obs: Tensor, explore: bool, rng: ReplicaRng) -> Tensor:
-        """The policy's action, with Gaussian noise while exploring."""
+        """Return the policy's action, with Gaussian noise while exploring."""
         action = torch.tanh(self.actor(obs))
         if not explore:
             return action
@@ -105,7 +105,7 @@ class TD3(OffPolicyAgent):
         return self.counters.updates % self.config.policy_every == 0
 
     def learn(self) -> dict[str, Tensor]:
-        """A critic step; at every d-th also one of the actor and of both target networks."""
+        """Take a critic step; at every d-th also one of the actor and of both target networks."""
         (batch,) = self.sample()
         metrics = self.update_critic(batch)
         if self.phase():
@@ -124,7 +124,7 @@ class TD3(OffPolicyAgent):
 
     @torch.no_grad()
     def target_action(self, obs: Tensor) -> Tensor:
-        """The target policy's action with clipped noise, `[R, B, A]` in [-1, 1]."""
+        """Return the target policy's action with clipped noise, `[R, B, A]` in [-1, 1]."""
         c = self.config
         action = torch.tanh(self.actor_target(obs))
         noise = c.target_noise * self.rng.normal(*action.shape[1:])

@@ -52,7 +52,7 @@ def _task(
 
 
 def _noisy_observation(digits: str) -> tuple[Task, ...]:
-    """The three tasks with noise of one width on their observations."""
+    """Return the three tasks with noise of one width on their observations."""
     noise, reading = _NOISES[digits], ("noisy_reward_on",)
     return (
         _task(f"HalfCheetah-O{digits}", 17, 6, 1000, _MUJOCO, reading,

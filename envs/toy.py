@@ -35,7 +35,7 @@ PEAKS: tuple[tuple[float, float, float, float], ...] = (
 
 
 def height(action: NDArray[np.floating[Any]]) -> float:
-    """The landscape at an action `[2]`: the highest of the Gaussian bumps there, in [0, 1]."""
+    """Return the highest of the Gaussian bumps at an action `[2]`, in [0, 1]."""
     x, y = (float(component) for component in action)
     return max(
         top * exp(-((x - centre_x) ** 2 + (y - centre_y) ** 2) / (2.0 * width**2))
@@ -84,7 +84,7 @@ class BanditEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.floating[Any]]]):
         return np.ones(1), {}
 
     def render(self) -> NDArray[np.uint8] | None:
-        """The bumps, darker where higher, and the action of this episode, None without a mode.
+        """Draw the bumps, darker where higher, and the action of this episode, None without a mode.
 
         Returns:
             `[height, width, 3]`, or None without `render_mode`.

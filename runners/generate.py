@@ -110,7 +110,7 @@ def errors(drawn: Array, true: Array) -> Array:
 
 
 def draw(steps: Steps, drawn: Array, levels: Sequence[int], title: str) -> bytes:
-    """The figure as PNG: a state a row, its true next frame, then the strip."""
+    """Return the figure as PNG: a state a row, its true next frame, then the strip."""
     rows, columns = len(drawn), 1 + len(levels)
     figure = Figure(figsize=(PANEL * columns + 0.6, PANEL * rows + 0.8), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -140,7 +140,7 @@ def table(steps: Steps, levels: Sequence[int], error: Array) -> str:
 
 
 def generator(run: Path, device: str) -> tuple[Cell, Generator]:
-    """The cell of a run and its trained agent.
+    """Return the cell of a run and its trained agent.
 
     Raises:
         UserError: one line if the run's agent cannot draw frames, or there is no run.

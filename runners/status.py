@@ -42,7 +42,7 @@ class Section:
     rows: Sequence[tuple[str, ...]]
 
     def table(self, most: int) -> Group:
-        """A table of at most so many rows, which says how many more there are."""
+        """Return a table of at most so many rows, which says how many more there are."""
         result = make_table(self.title, self.names, self.numbers)
         for row in self.rows[:most]:
             result.add_row(*row)
@@ -71,7 +71,7 @@ def summary(experiment: ExperimentStatus) -> list[str]:
 
 
 def sections(experiment: ExperimentStatus) -> list[Section]:
-    """What runs, what went wrong, results so far, notices; none that would be empty."""
+    """Return what runs, what went wrong, results so far, notices; none that would be empty."""
     running = [_running_row(experiment, cell) for cell in experiment.having("running")]
     bad = experiment.having("failed", "diverged", "unreadable", "interrupted", "unsupported")
     reasons = [(cell.name, cell.status, cell.reason or _hint(cell)) for cell in bad]

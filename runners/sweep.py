@@ -215,7 +215,7 @@ def all_well(rows: Sequence[Row], console: Console) -> bool:
 
 
 def unfinished(cells: Sequence[Cell], experiment: Path, console: Console) -> list[Cell]:
-    """The cells that have still to be run; says how many are finished already."""
+    """Return the cells that have still to be run; say how many are finished already."""
     waiting = [c for c in cells if RunDirectory(c, experiment).status() != "done"]
     done = len(cells) - len(waiting)
     if done:

@@ -100,7 +100,7 @@ def check_out(path: Path) -> Path:
 
 
 def make_stage(task: str, size: int) -> gymnasium.Env[Any, Any]:
-    """The environment of a task that draws images of `size` x `size` pixels.
+    """Return the environment of a task that draws images of `size` x `size` pixels.
 
     Raises:
         UserError: the task has no images, or this machine cannot draw.

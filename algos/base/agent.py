@@ -147,7 +147,7 @@ class Agent(ABC):
         return dict(found.values())
 
     def policy_state(self) -> dict[str, Any]:
-        """What `act` reads without exploring: all components but memories and optimisers."""
+        """Return what `act` reads without exploring: all components but memories and optimisers."""
         return {name: part.state_dict() for name, part in self._policy_parts().items()}
 
     def load_policy(self, state: Mapping[str, Any]) -> None:

@@ -100,12 +100,12 @@ class DrQAgent(OffPolicyAgent):
         return super().update()
 
     def exploit(self, obs: Tensor, explore: bool, rng: ReplicaRng) -> Tensor:
-        """The mean action, with noise while exploring."""
+        """Return the mean action, with noise while exploring."""
         mean = self.actor(obs)
         return mean + self.noise_std() * rng.normal(*mean.shape[1:]) if explore else mean
 
     def noise_std(self) -> float:
-        """Standard deviation of the policy's noise at this step."""
+        """Return the standard deviation of the policy's noise at this step."""
         c = self.config
         share = min(1.0, self.counters.steps / c.noise_steps)
         return c.noise_start + share * (c.noise_end - c.noise_start)

@@ -74,11 +74,11 @@ class OffPolicyAgent(Agent):
         self.build()
 
     def make_vision(self) -> Any:
-        """The encoder of an agent for pixels: a module with a `dim`; None if it has other ways."""
+        """Return the encoder for pixels, a module with a `dim`; None if there are other ways."""
         return Vision(self.rng, self.spaces.obs_shape, self.dtype)
 
     def make_replay(self) -> Any:
-        """The memory for this kind of observation."""
+        """Return the memory for this kind of observation."""
         c = self.config
         kind = FrameReplay if self.spaces.pixels else Replay
         return kind(
@@ -95,11 +95,11 @@ class OffPolicyAgent(Agent):
 
     @abstractmethod
     def exploit(self, obs: Tensor, explore: bool, rng: ReplicaRng) -> Tensor:
-        """The learned policy's actions; arguments as in `Agent.policy`."""
+        """Return the learned policy's actions; arguments as in `Agent.policy`."""
 
     @abstractmethod
     def learn(self) -> dict[str, Tensor]:
-        """The learning of one step, on batches from `sample`; returns metrics `[R]`."""
+        """Learn from one step, on batches from `sample`; return metrics `[R]`."""
 
     def policy(self, obs: Tensor, explore: bool, rng: ReplicaRng) -> Tensor:
         """Uniform over [-1, 1] for the first `random_steps` steps, then `exploit`."""

@@ -41,7 +41,7 @@ class Block:
     def of_file(
         cls, path: Path, shape: Sequence[int], dtype: str, digest: str, mapped: bool
     ) -> Block:
-        """The block whose bytes are those of a file; nothing is read yet.
+        """Return the block whose bytes are those of a file; nothing is read yet.
 
         Args:
             path: the file.
@@ -86,7 +86,7 @@ class Block:
         return np.frombuffer(self._map, self.dtype).reshape(self.shape)
 
     def read(self) -> Array:
-        """The values for one use: those that are in a file are not kept in memory."""
+        """Return the values for one use: those that are in a file are not kept in memory."""
         if self._array is not None:
             return self._array
         assert self._path is not None
@@ -200,7 +200,7 @@ class Segment(Block):
         """Nothing moves: the ring keeps its rows for sampling, and there is no other copy."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Block:
-        """A block of its own, since the ring will overwrite the rows."""
+        """Return a block of its own, since the ring will overwrite the rows."""
         return Block(self.array.copy())
 
 
@@ -244,7 +244,7 @@ class Ring:
         return self.rows[:, number * self.size : min((number + 1) * self.size, len(self))]
 
     def _open(self) -> int | None:
-        """The segment that is written to, unless the next row begins one."""
+        """Return the segment that is written to, unless the next row begins one."""
         number, begun = divmod(self.total % self.capacity, self.size)
         return number if begun else None
 

@@ -25,7 +25,7 @@ Metrics = dict[str, Tensor]
 
 @cache
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    """The stream of all captures on a device, and of the calls before them."""
+    """Return the stream of all captures on a device, and of the calls before them."""
     return torch.cuda.Stream(device)
 
 

@@ -111,12 +111,12 @@ class Denoiser(nn.Module):
         return x.clamp_(-1.0, 1.0)
 
     def _predict_many(self, obs: Tensor) -> Callable[[Tensor, int], Tensor]:
-        """A function of `x` `[R, B, K, A]` and t that gives the noise predicted for `obs`."""
+        """Return a function of `x` `[R, B, K, A]` and t: the noise predicted for `obs`."""
         state, times = self._shares(obs, self.net.dtype)
         return lambda x, t: self.net.many(x, state + times[t]).float()
 
     def _predict_rows(self, obs: Tensor) -> Callable[[Tensor, int], Tensor]:
-        """The same with an `obs` `[R, B * K, S]` for every sample.
+        """Return the same with an `obs` `[R, B * K, S]` for every sample.
 
         There are no pieces, and weights are cast once for all steps.
         """
@@ -147,7 +147,7 @@ class Denoiser(nn.Module):
 
 
 def best_action(actions: Tensor, q: Tensor) -> Tensor:
-    """The action of the largest value: `[R, B, A]` of `[R, B, K, A]` by `q` `[R, B, K]`."""
+    """Return the action of the largest value: `[R, B, A]` of `[R, B, K, A]` by `q` `[R, B, K]`."""
     index = q.argmax(-1, keepdim=True).unsqueeze(-1).expand(-1, -1, 1, actions.shape[-1])
     return actions.gather(2, index).squeeze(2)
 

@@ -34,7 +34,7 @@ def linear_betas(steps: int, first: float = 1e-4, last: float = 2e-2) -> Betas:
 
 
 def vp_betas(steps: int, low: float = 0.1, high: float = 10.0) -> Betas:
-    """The variance-preserving process of Xiao et al. 2022 (arXiv 2112.07804), discretised."""
+    """Discretise the variance-preserving process of Xiao et al. 2022 (arXiv 2112.07804)."""
     t = np.arange(1, steps + 1)
     alpha = np.exp(-low / steps - 0.5 * (high - low) * (2 * t - 1) / steps**2)
     return 1.0 - alpha

@@ -59,7 +59,7 @@ class FrameReplay:
         ]
 
     def __len__(self) -> int:
-        """Steps that can be drawn, of the replica that has fewest."""
+        """Return steps that can be drawn, of the replica that has fewest."""
         return min(part.drawable for part in self.parts)
 
     def add(self, step: Transition) -> None:
@@ -91,7 +91,7 @@ class FrameReplay:
         )
 
     def batch(self, index: Tensor) -> Batch:
-        """The n-step transitions that begin at steps `[R, B]`; images are uint8."""
+        """Return the n-step transitions that begin at steps `[R, B]`; images are uint8."""
         rows = [part.transitions(k) for part, k in zip(self.parts, index.numpy(), strict=True)]
         return Batch(*(self._stack(column) for column in zip(*rows, strict=True)))
 
@@ -187,12 +187,12 @@ class _Frames:
             self.head += 1
 
     def _first_frame(self, place: int) -> int:
-        """The oldest frame that the window at this place of the queue reads."""
+        """Return the oldest frame that the window at this place of the queue reads."""
         start = int(self.starts[self.slot(place)])
         return start - min(int(self.age[self.slot(start)]), self.stack - 1)
 
     def pick(self, draws: Array) -> Array:
-        """Steps for uniform integers far larger than their number."""
+        """Return steps for uniform integers far larger than their number."""
         return self.starts[self.slot(self.head + draws % self.drawable)]
 
     def stacks(self, number: Array) -> Array:

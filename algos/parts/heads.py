@@ -75,7 +75,7 @@ class GaussianActor(nn.Module):
         return torch.tanh(pre), (log_normal - log_slope).sum(-1)
 
     def mean_action(self, obs: Tensor) -> Tensor:
-        """The squashed mean `[R, B, A]`, used in evaluation."""
+        """Return the squashed mean `[R, B, A]`, used in evaluation."""
         return torch.tanh(self(obs)[0])
 
 

@@ -95,7 +95,7 @@ class DiscreteLatent(Latent):
         return (raw.unflatten(-1, self.shape),)
 
     def sample(self, distribution: Distribution, rng: ReplicaRng) -> Tensor:
-        """A one-hot sample with the gradient of the probabilities (straight-through)."""
+        """Return a one-hot sample with the gradient of the probabilities (straight-through)."""
         (logits,) = distribution
         gumbel = -(-rng.uniform(*logits.shape[1:]).log()).log()
         chosen = (logits.detach() + gumbel).argmax(-1)
@@ -109,7 +109,7 @@ class DiscreteLatent(Latent):
         return per_replica_mean((log_q.exp() * (log_q - log_p)).sum(-1))
 
     def points(self, distribution: Distribution, noise: Tensor) -> Tensor:
-        """The probabilities, one point for all of the distribution."""
+        """Return the probabilities, one point for all of the distribution."""
         (logits,) = distribution
         return logits.softmax(-1).flatten(-2).unsqueeze(2)
 

@@ -229,7 +229,7 @@ class SampleMLP(MLP):
 
     @torch.no_grad()
     def many(self, x: Tensor, conditioned: Tensor) -> Tensor:
-        """Outputs `[S, B, K, out]` for K samples of each condition, no gradients, `out_dtype`.
+        """Return `[S, B, K, out]` for K samples of each condition, no gradients, in `out_dtype`.
 
         Args:
             x: samples `[R, B, K, x]`.
@@ -274,7 +274,7 @@ class SampleMLP(MLP):
         return self.layers[-1](wide, self.out_dtype).view(stack, states, samples, -1)
 
     def _activate(self, h: Tensor, floats: Tensor) -> Tensor:
-        """The activation of `h` in float32, written to `h` or else to the first of `floats`."""
+        """Activate `h` in float32, written to `h` or else to the first of `floats`."""
         wide = h if h.dtype == torch.float32 else floats[0].copy_(h)
         if self.activation is mish:
             return mish_(wide, floats[1])

@@ -99,7 +99,7 @@ def fit_critic(
 
 
 def clone_frozen(module: nn.Module) -> Any:
-    """A copy of `module` whose parameters never get gradients: a target network."""
+    """Return a copy of `module` whose parameters never get gradients: a target network."""
     twin = copy.deepcopy(module)
     return twin.requires_grad_(False)
 

@@ -41,7 +41,7 @@ def arithmetic(precision: str, device: torch.device) -> str:
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Data type of the large products under the option `precision`, see `arithmetic`."""
+    """Return the data type of the large products under `precision`, see `arithmetic`."""
     name = arithmetic(precision, device)
     if name == "tf32":
         torch.backends.cuda.matmul.allow_tf32 = True

@@ -95,7 +95,7 @@ class Replay:
         return index
 
     def draw(self, batch_size: int, rng: ReplicaRng) -> Tensor:
-        """Steps `[R, B]`, uniform with replacement."""
+        """Return steps `[R, B]`, uniform with replacement."""
         if self.stored is None:
             return rng.integers(len(self), batch_size)
         return rng.integers(1 << 62, batch_size) % self.stored

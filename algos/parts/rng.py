@@ -29,7 +29,7 @@ class ReplicaRng:
         return draws[0].unsqueeze(0) if len(draws) == 1 else torch.stack(draws)
 
     def normal(self, *shape: int) -> Tensor:
-        """Standard normal numbers `[R, *shape]`."""
+        """Draw standard normal numbers `[R, *shape]`."""
         return self._stack(
             [torch.randn(shape, generator=g, device=self.device) for g in self.generators]
         )

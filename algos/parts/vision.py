@@ -119,7 +119,7 @@ def small_size(size: int) -> int:
 
 
 def in_pieces(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """`function` of `x` `[R, B, ...]`, on a CPU for `PIECE` of the B at a time.
+    """Return `function` of `x` `[R, B, ...]`, on a CPU for `PIECE` of the B at a time.
 
     Beyond that size each layer's result is fresh memory from the system, page by page: half of
     the time of a decoder at 84 x 84 (measured).

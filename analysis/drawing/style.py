@@ -196,7 +196,7 @@ def save(figure: Figure, stem: Path, suffixes: Sequence[str] = (".svg", ".png"))
 
 
 def number_ids(svg: bytes) -> bytes:
-    """Number the shared parts of an SVG file (markers, clipping areas) in their order.
+    """Give the shared parts of an SVG file (markers, clipping areas) numbers in their order.
 
     Matplotlib names them by a hash of their exact position, whose last bit depends on the memory
     addresses by which the layout's solver orders its equations.

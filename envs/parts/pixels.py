@@ -53,7 +53,7 @@ def choose_gl() -> None:
 
 
 def gl_problem() -> str:
-    """What keeps this process from drawing, as one line; empty if nothing is known to."""
+    """Return what keeps this process from drawing, as one line; empty if nothing is known to."""
     if not sys.platform.startswith("linux") or _chosen() in ("egl", "osmesa"):
         return ""
     if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
@@ -76,7 +76,7 @@ def _loads(library: str) -> bool:
 
 
 def check_size(size: int) -> int:
-    """The size of an image, if it is one.
+    """Return the size of an image, if it is one.
 
     Args:
         size: height and width in pixels.
@@ -93,7 +93,7 @@ def check_size(size: int) -> int:
 
 
 def check_frames(frames: int) -> int:
-    """The number of frames of a stack, if it is one: `ValueError` unless it is from 1 to 16."""
+    """Return the number of frames of a stack; `ValueError` unless it is from 1 to 16."""
     if not 1 <= frames <= 16:
         raise ValueError(f"frames is from 1 to 16, not {frames}")
     return frames
@@ -133,7 +133,7 @@ class Camera:
         self._context: _Context | None = None
 
     def frame(self, data: Any) -> Frame:
-        """An image for an agent.
+        """Return an image for an agent.
 
         Args:
             data: the model's `mujoco.MjData`, with derived fields up to date.
@@ -149,7 +149,7 @@ class Camera:
         return np.ascontiguousarray((rows if self._flip else rows[::-1]).transpose(2, 0, 1))
 
     def image(self, data: Any) -> Frame:
-        """An image for people: upright, whatever `flip` is and however the camera is rolled.
+        """Return an image for people: upright, whatever `flip` is and however the camera is rolled.
 
         Args:
             data: as for `frame`.
@@ -172,7 +172,7 @@ class Camera:
             self._context = None
 
     def _draw(self, data: Any) -> Frame:
-        """A view `[height, width, 3]` of the last image, bottom row first."""
+        """Return a view `[height, width, 3]` of the last image, bottom row first."""
         if self._context is None:
             self._context = _Context(self._model, self.height, self.width, self._number, self._fast)
         return self._context.draw(self._model, data)
@@ -265,7 +265,7 @@ def _quiet_exit() -> None:
 
 
 def _gl_context(width: int, height: int) -> Any:
-    """A GL context of the kind that `MUJOCO_GL` names, even if it was set after mujoco's import."""
+    """Make a GL context of the kind that `MUJOCO_GL` names, even if set after mujoco's import."""
     problem = gl_problem()
     if problem:
         # With a window system's context MuJoCo would end the process at the second try.
@@ -346,7 +346,7 @@ class FrameStack(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return self._stack.copy(), reward, terminated, truncated, info
 
     def snapshot(self) -> dict[str, NDArray[Any]]:
-        """The frames on show, see `envs.save_state`."""
+        """Return the frames on show, see `envs.save_state`."""
         return {"stack": self._stack.copy()}
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -117,7 +117,7 @@ def list_tasks(suite: str | None = None) -> list[str]:
 
 
 def task(task_id: str) -> Task:
-    """The facts of one task, without building its environment.
+    """Return the facts of one task, without building its environment.
 
     Args:
         task_id: for example `mbbl/HalfCheetah`, or with settings `metaworld/hammer@size=64`;
@@ -138,7 +138,7 @@ def task(task_id: str) -> Task:
 
 
 def _varied(base: Task, text: str, task_id: str) -> Task:
-    """`base` with the settings of `text`, such as `size=64+frames=1`."""
+    """Return `base` with the settings of `text`, such as `size=64+frames=1`."""
     known = inspect.signature(base.vary).parameters if base.vary else {}
     defaults = {key: parameter.default for key, parameter in known.items()}
     values = dict(defaults)

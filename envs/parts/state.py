@@ -160,7 +160,7 @@ def _restore_base(env: Any, own: Mapping[str, NDArray[Any]]) -> None:
 
 
 def _own_action_space(layer: Any) -> Any:
-    """The action space that this layer brings, None for a wrapper that shows the inner one."""
+    """Return the action space of this layer, None for a wrapper that shows the inner one."""
     return layer._action_space if isinstance(layer, gymnasium.Wrapper) else layer.action_space
 
 
@@ -169,7 +169,7 @@ def _is_mujoco(env: gymnasium.Env[Any, Any]) -> bool:
 
 
 def simulator_arrays(model: Any, data: Any) -> Arrays:
-    """The state of a MuJoCo simulator, for the `snapshot` of an environment that holds one.
+    """Return the state of a MuJoCo simulator, for the `snapshot` of an environment that holds one.
 
     Args:
         model: a `mujoco.MjModel`.
@@ -215,7 +215,7 @@ def _read_text(array: NDArray[Any]) -> str:
 
 
 def _rng_array(rng: np.random.Generator | None, seed: int | None) -> NDArray[np.uint8]:
-    """A PCG64 generator as JSON bytes, empty if it was never made."""
+    """Return a PCG64 generator as JSON bytes, empty if it was never made."""
     if rng is None:
         return _text("")
     return _text(json.dumps({"seed": seed, "state": rng.bit_generator.state}))

@@ -34,7 +34,7 @@ def make_env(
     shadows: bool,
     **arguments: Any,
 ) -> gymnasium.Env[NDArray[Any], NDArray[np.float64]]:
-    """A task of the suite, observed by its state or by the last images.
+    """Return a task of the suite, observed by its state or by the last images.
 
     Args:
         domain: dm_control's name of the domain.
@@ -180,7 +180,7 @@ class DmcEnv(gymnasium.Env[NDArray[Any], NDArray[np.float64]]):
         return self._observe(), total, terminated, truncated, {}
 
     def render(self) -> NDArray[np.uint8] | None:
-        """An image `[height, width, 3]`, or None without `render_mode="rgb_array"`.
+        """Return an image `[height, width, 3]`, or None without `render_mode="rgb_array"`.
 
         Raises:
             NoRendering: if this machine cannot draw.
@@ -193,7 +193,7 @@ class DmcEnv(gymnasium.Env[NDArray[Any], NDArray[np.float64]]):
             camera.close()
 
     def snapshot(self) -> dict[str, NDArray[Any]]:
-        """The episode and the simulator's state, see `envs.save_state`."""
+        """Return the episode and the simulator's state, see `envs.save_state`."""
         seed = [] if self._episode_seed is None else [self._episode_seed]
         return {
             "episode_seed": np.array(seed, dtype=np.uint32),

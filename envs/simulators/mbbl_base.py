@@ -74,7 +74,7 @@ class MbblEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.floating[Any]]]):
 
     @abstractmethod
     def _observe(self) -> Vector:
-        """A new array with the clean observation of the current state."""
+        """Return a new array with the clean observation of the current state."""
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -130,7 +130,7 @@ class MbblEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.floating[Any]]]):
         return vector + self.np_random.uniform(-width, width, vector.shape)
 
     def snapshot(self) -> dict[str, NDArray[Any]]:
-        """The episode's state beside the physics and the generators, see `envs.save_state`."""
+        """Return the state beside physics and generators, see `envs.save_state`."""
         last = np.zeros(0) if self._last_obs is None else self._last_obs.copy()
         return {"last_obs": last, "elapsed": np.array([self._elapsed])}
 

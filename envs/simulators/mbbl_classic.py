@@ -159,7 +159,7 @@ def _identity(state: State) -> State:
 
 
 def pendulum_sketch(state: State) -> list[Line | Disc]:
-    """A rod that stands upright at θ = 0, as gym draws it."""
+    """Return a rod that stands upright at θ = 0, as gym draws it."""
     tip = (-sin(state[0]), cos(state[0]))
     return [Line([(0.0, 0.0), tip], 0.16, ORANGE), Disc((0.0, 0.0), 0.05)]
 
@@ -173,7 +173,7 @@ def acrobot_sketch(state: State) -> list[Line | Disc]:
 
 
 def cartpole_sketch(state: State) -> list[Line | Disc]:
-    """A cart on its track, and a pole of 1 m that stands upright at θ = 0."""
+    """Return a cart on its track, and a pole of 1 m that stands upright at θ = 0."""
     x, _, theta, _ = state
     pole = Line([(x, 0.0), (x + sin(theta), cos(theta))], 0.08, ORANGE)
     track = Line([(-2.4, -0.1), (2.4, -0.1)], 0.02, GREY)
@@ -181,7 +181,7 @@ def cartpole_sketch(state: State) -> list[Line | Disc]:
 
 
 def mountain_car_sketch(state: State) -> list[Line | Disc]:
-    """The valley sin(3 p), and the car in it."""
+    """Return the valley sin(3 p), and the car in it."""
 
     def road(p: float) -> tuple[float, float]:
         return p, 0.45 * sin(3.0 * p)
@@ -275,7 +275,7 @@ class ClassicEnv(MbblEnv):
         return np.array(self._system.observe(self._state), dtype=np.float64)
 
     def render(self) -> NDArray[np.uint8] | None:
-        """The present state as an image `[height, width, 3]`, None without `render_mode`."""
+        """Return the present state as an image `[height, width, 3]`, None without `render_mode`."""
         if self.render_mode is None:
             return None
         if self._state is None:
@@ -284,7 +284,7 @@ class ClassicEnv(MbblEnv):
         return draw(system.sketch(self._state), system.view, *self._image, system.middle)
 
     def snapshot(self) -> dict[str, NDArray[Any]]:
-        """The episode's state and the system's, see `envs.save_state`."""
+        """Return the episode's state and the system's, see `envs.save_state`."""
         return super().snapshot() | {"state": np.array(self._state or (), dtype=np.float64)}
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -53,7 +53,7 @@ def cartpole(o: Vector, a: Vector) -> float:
 
 
 def mountain_car(o: Vector, a: Vector) -> float:
-    """The position."""
+    """Return the position."""
     return float(o[0])
 
 

@@ -23,7 +23,7 @@ from envs.parts.pixels import Camera, Frame, FrameStack
 
 
 def make_env(task: str, frames: int, **arguments: Any) -> FrameStack:
-    """A Meta-World task whose observations are the last images, `[3 * frames, size, size]`.
+    """Return a Meta-World task whose observations are the last images, `[3 * frames, size, size]`.
 
     Args:
         task: Meta-World's name without the version, for example `hammer`.
@@ -155,7 +155,7 @@ class MetaworldEnv(gymnasium.Env[Frame, NDArray[np.floating[Any]]]):
         return self._look(), total, False, truncated, now
 
     def render(self) -> Frame | None:
-        """An image `[height, width, 3]` for people, upright; None without a `render_mode`."""
+        """Return an upright image `[height, width, 3]` for people; None without a `render_mode`."""
         if self.render_mode is None:
             return None
         self._place_markers()
@@ -167,7 +167,7 @@ class MetaworldEnv(gymnasium.Env[Frame, NDArray[np.floating[Any]]]):
         self._film.close()
 
     def snapshot(self) -> dict[str, NDArray[Any]]:
-        """The episode's state beside the physics and the generators, see `envs.save_state`."""
+        """Return the state beside physics and generators, see `envs.save_state`."""
         saved = {
             name: _plain(value, self.data)
             for name, value in vars(self._sawyer).items()
@@ -219,7 +219,7 @@ _VIEWED = ("xpos", "site_xpos", "geom_xpos")
 
 
 def _plain(value: Any, data: Any) -> Any:
-    """A value as JSON takes it, exactly: floats keep all their bits."""
+    """Return a value as JSON takes it, exactly: floats keep all their bits."""
     if isinstance(value, list):
         return [_plain(item, data) for item in value]
     if isinstance(value, np.ndarray):
@@ -234,7 +234,7 @@ def _plain(value: Any, data: Any) -> Any:
 
 
 def _value(plain: Any, data: Any) -> Any:
-    """What `_plain` was given."""
+    """Return what `_plain` was given."""
     if isinstance(plain, list):
         return [_value(item, data) for item in plain]
     if not isinstance(plain, dict):

@@ -100,7 +100,7 @@ class Load:
         return 1.0 - self.cell_seconds / (self.workers * self.wall_seconds)
 
     def __str__(self) -> str:
-        """The result in lines for people."""
+        """Return the result in lines for people."""
         ended = ", ".join(f"{count} {status}" for status, count in self.ended.items())
         cells = sum(self.ended.values())
         early, late = self.early_bytes / 2**20, self.late_bytes / 2**20

@@ -36,7 +36,7 @@ class LoopSpeed:
 
 @contextmanager
 def training_loop(algo: str, task: str, device: str, warm: int, episodes: int) -> Iterator[Loop]:
-    """The runner's loop over a cell without end, in a folder that goes away.
+    """Return the runner's loop over a cell without end, in a folder that goes away.
 
     Args:
         algo: what `algos.load` takes.
@@ -58,7 +58,7 @@ def training_loop(algo: str, task: str, device: str, warm: int, episodes: int) -
 
 
 def loop_steps(update_ms: float, period: int = 1) -> int:
-    """Steps of learning that take about `LOOP_SECONDS`, 20 to 1,000, then to whole periods."""
+    """Return steps of learning that take some `LOOP_SECONDS`, 20 to 1,000, in whole periods."""
     steps = min(1_000, max(20, LOOP_SECONDS * 1e3 / update_ms))
     return math.ceil(int(steps) / period) * period
 

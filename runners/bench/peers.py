@@ -74,7 +74,7 @@ def against_sb3(
 
 
 def describe(sb3: AgainstSB3) -> str:
-    """A comparison with Stable-Baselines3 in one line."""
+    """Return a comparison with Stable-Baselines3 in one line."""
     return (
         f"{sb3.algo} on {sb3.task}, training alone: {sb3.ours:.0f} steps/s here, "
         f"{sb3.theirs:.0f} in Stable-Baselines3 {sb3.version}, ratio {sb3.ratio:.2f}"

@@ -89,7 +89,7 @@ class PixelCost:
 
 
 def simulator(env: Any) -> tuple[Any, Any]:
-    """The MuJoCo model and data of an environment for pixels."""
+    """Return the MuJoCo model and data of an environment for pixels."""
     base = env.unwrapped
     return (base.model, base.data) if hasattr(base, "model") else (base._model, base._data)
 
@@ -136,7 +136,7 @@ def measure_environment(task_id: str, repeats: int) -> EnvironmentCost:
 
 
 def filled_replay(frames: int, size: int, folder: Path | None) -> FrameReplay:
-    """A memory with that many frames, all different, in episodes of 250 steps.
+    """Return a memory with that many frames, all different, in episodes of 250 steps.
 
     Args:
         frames: how many, at least 1,000.

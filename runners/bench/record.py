@@ -68,7 +68,7 @@ def check_arguments(options: Any, kind: str) -> None:
 
 
 def chosen(text: str, kind: str) -> list[str]:
-    """The algorithms of a comma list, or all, that take this kind of observation.
+    """Return the algorithms of a comma list, or all, that take this kind of observation.
 
     Raises:
         UserError: the list is empty, or names one that does not.

@@ -52,7 +52,7 @@ class Products(FlopCounterMode):
 def ready_agent(
     algo: str, device: torch.device, stored: int = STORED, spaces: Spaces = STATES, preset: str = ""
 ) -> Agent:
-    """An agent with default options, or a preset's, and a filled memory, past its random steps."""
+    """Return an agent, of default options or a preset, with a filled memory, ready to learn."""
     kind = algos.versions(algos.load(algo))["pixels" if spaces.pixels else "state"]
     warm = {"random_steps": 0} if hasattr(kind.Config, "random_steps") else {}
     options = {**(kind.presets[preset] if preset else {}), **warm}
@@ -64,7 +64,7 @@ def ready_agent(
 
 
 def learning_step(agent: Agent) -> Callable[[], bool]:
-    """A call that stores a step and learns what it pays for; True if anything was learned."""
+    """Return a call that stores a step and learns from it; it is True if anything was learned."""
     transition = random_transition(agent.spaces, np.random.default_rng(1))
 
     def call() -> bool:

@@ -49,7 +49,7 @@ class Cell:
         return f"{self.task} {self.label} seed {self.seed}"
 
     def path(self, experiment: Path) -> Path:
-        """The cell's run directory."""
+        """Return the cell's run directory."""
         return experiment / self.task / self.label / f"seed-{self.seed}"
 
     @property

@@ -132,12 +132,12 @@ def unsupported(cell: Cell) -> str | None:
 
 
 def agent_for(agent: type[Agent], task: str) -> type[Agent] | None:
-    """The agent as it takes the task's observations, None if it does not."""
+    """Return the agent as it takes the task's observations, None if it does not."""
     return algos.versions(agent).get(envs.task(task).observation_kind)
 
 
 def _file(source: str) -> str | None:
-    """The absolute path of an algorithm that is not one of the project's."""
+    """Return the absolute path of an algorithm that is not one of the project's."""
     if source.endswith(".py") and algos.name_of(source) not in algos.list_algos():
         return str(Path(source).resolve())
     return None

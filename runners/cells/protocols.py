@@ -43,14 +43,14 @@ class Protocol:
     note: str = ""
 
     def with_steps(self, steps: int | None) -> Protocol:
-        """The same protocol over another budget; a smaller one is reduced."""
+        """Return the same protocol over another budget; a smaller one is reduced."""
         if steps is None or steps == self.steps:
             return self
         steps = positive("steps", steps)
         return dataclasses.replace(self, steps=steps, reduced=self.reduced or steps < self.steps)
 
     def manifest(self) -> dict[str, Any]:
-        """What decides the result of a cell, and how its result is reported."""
+        """Return what decides the result of a cell, and how its result is reported."""
         facts = dataclasses.asdict(self)
         del facts["tasks"], facts["seeds"]
         return facts | {"reported": ",".join(self.reported)}

@@ -6,7 +6,7 @@ import hashlib
 
 
 def derive_seed(*axes: object) -> int:
-    """A seed from names, for example `derive_seed("eval", task, seed, index, episode)`.
+    """Return a seed from names, for example `derive_seed("eval", task, seed, index, episode)`.
 
     Different axes give independent seeds; the same axes give the same seed on every
     machine and in every version.

@@ -64,14 +64,14 @@ def add_launcher(parser: Parser) -> None:
 
 
 def default_workers(device: str) -> int:
-    """Runs at a time on this machine: one per core that this process may use, one per GPU."""
+    """Return runs at a time here: one per core that this process may use, one per GPU."""
     if device != "cpu":
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def make_launcher(arguments: argparse.Namespace, workers: int, settings: RunSettings) -> Launcher:
-    """The launcher of a command line.
+    """Return the launcher of a command line.
 
     Args:
         arguments: those of `add_launcher`, and `--device`.

@@ -92,13 +92,13 @@ class Follower:
             row.end(end.status, end.reason or last.notice)
 
     def leave(self, run: Run) -> None:
-        """A run was taken back: what had begun of it is saved as of its last checkpoint."""
+        """Take a run back: what had begun of it is saved as of its last checkpoint."""
         for row in (self.view.row(cell) for cell in run):
             if row.status == "running":
                 row.end("stopped", None)
 
     def mark_failed(self, run: Run, reason: str) -> None:
-        """A run's process is gone: show what it left in run.json, else that it failed."""
+        """Show what a run whose process is gone left in run.json, else that it failed."""
         for cell, directory in zip(run, self._directories(run), strict=True):
             record = directory.read_manifest()
             if record is not None and record["status"] in ENDED:

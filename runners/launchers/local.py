@@ -131,7 +131,7 @@ class LocalLauncher:
             return
 
     def _end(self, job: _Job, asked: bool) -> None:
-        """A worker that died without a word leaves a row with its exit code."""
+        """End the row of a worker that died without a word with its exit code."""
         job.process.join()
         job.pipe.close()
         if job.told:

@@ -167,12 +167,12 @@ class RayLauncher:
 
 
 def _task(run: Run, experiment: Path, settings: RunSettings) -> Message:
-    """What a Ray worker does. To cancel it is to send it SIGINT: it saves and ends."""
+    """Do what a Ray worker does; to cancel it is to send it SIGINT: it saves and ends."""
     return run_watched(run, experiment, settings, StopFlag())
 
 
 def _ask(token: Path, origin: Origin) -> str | None:
-    """What is wrong with this machine, in one line that follows its name; None if nothing."""
+    """Return what is wrong with this machine, in a line that follows its name, or None."""
     folder = token.parent
     try:
         if token.read_text() != token.name:
@@ -188,7 +188,7 @@ def _ask(token: Path, origin: Origin) -> str | None:
 
 @contextlib.contextmanager
 def _token(folder: Path) -> Iterator[Path]:
-    """A file by which a machine knows the folder."""
+    """Return a file by which a machine knows the folder."""
     token = folder / f".token-{uuid.uuid4().hex}"
     token.write_text(token.name)
     try:
@@ -239,7 +239,7 @@ def _check_reachable(address: str) -> None:
 
 
 def _nodes_for(needs: Needs) -> list[Mapping[str, Any]]:
-    """The machines of the cluster that can take a run."""
+    """Return the machines of the cluster that can take a run."""
     import ray
 
     wanted = {"CPU": needs.cpus, "GPU": needs.gpus}

@@ -70,7 +70,7 @@ class Origin:
 
     @classmethod
     def here(cls, runs: Sequence[Run], code: bool = True) -> Origin:
-        """The facts of this machine.
+        """Return the facts of this machine.
 
         Args:
             runs: what is to be done.
@@ -82,7 +82,7 @@ class Origin:
         return cls(versions, {file: _digest(file) for file in sorted(files)})
 
     def difference(self) -> str | None:
-        """What this machine has otherwise, in one line; None if nothing."""
+        """Return what this machine has otherwise, in one line; None if nothing."""
         versions = manifest.package_versions() | _code()
         for name, wanted in self.versions.items():
             if versions[name] != wanted:

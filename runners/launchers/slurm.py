@@ -245,7 +245,7 @@ class RunJob:
             time.sleep(1.0)
 
     def checkpoint(self, run: Run, experiment: Path) -> DelayedSubmission:
-        """What submitit queues again: the same, since a run saves itself."""
+        """Return what submitit queues again: the same, since a run saves itself."""
         from submitit.core.utils import DelayedSubmission
 
         return DelayedSubmission(self, run, experiment)

@@ -66,7 +66,7 @@ class Loaded:
 
 
 def _file(folder: Path, name: str) -> Path:
-    """The regular file of this name below `folder`, if no symbolic link stands in the way."""
+    """Return the regular file of this name below `folder`, if no link stands in the way."""
     path = folder / name
     if path.resolve() != folder.resolve() / name:
         raise ValueError(f"{name} is reached through a symbolic link")
@@ -156,7 +156,7 @@ def save(
 def _write_checkpoint(
     folder: Path, step: int, state: Any, trusted: Collection[str]
 ) -> tuple[Path, dict[str, Block]]:
-    """The checkpoint under its final name, and the blocks that it names."""
+    """Return the checkpoint under its final name, and the blocks that it names."""
     partial, final = folder / PARTIAL, folder / f"step-{step:09d}"
     if same := sorted(folder.glob(f"{final.name}*")):
         # Stopped twice at one step: the old one must live until the new one has its name.
@@ -212,7 +212,7 @@ def _manifest(path: Path) -> bytes:
 
 
 def _names(path: Path) -> set[str]:
-    """The blocks that a checkpoint names; none if it cannot be read."""
+    """Return the blocks that a checkpoint names; none if it cannot be read."""
     try:
         # No text of the state looks like this: its quotes have backslashes.
         return {m.decode() for m in re.findall(rb'"sha256": "([0-9a-f]{64})"', _manifest(path))}
@@ -248,7 +248,7 @@ def load(folder: Path, blocks_on_disk: bool = True) -> Loaded | None:
 
 
 def _read(path: Path, blocks_on_disk: bool) -> Any:
-    """The state of one checkpoint."""
+    """Return the state of one checkpoint."""
     try:
         manifest = json.loads(_manifest(path))
         if manifest["format"] != FORMAT:

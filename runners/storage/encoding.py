@@ -50,7 +50,7 @@ def encode(node: Any, arrays: Arrays, blocks: dict[str, Block]) -> Any:
 
 
 def decode(node: Any, arrays: Mapping[str, NDArray[Any]], block: Callable[..., Block]) -> Any:
-    """The state of a tree; a named tuple comes back as a tuple.
+    """Return the state of a tree; a named tuple comes back as a tuple.
 
     Args:
         node: what `encode` returned.

@@ -85,7 +85,7 @@ class ExperimentStatus:
     disk: Disk
 
     def having(self, *statuses: str) -> list[CellStatus]:
-        """The cells with one of these statuses, in order of the statuses."""
+        """Return the cells with one of these statuses, in order of the statuses."""
         return [cell for status in statuses for cell in self.cells if cell.status == status]
 
     @cached_property
@@ -226,7 +226,7 @@ def _last_evaluation(folder: Path, episodes: int) -> tuple[int, float | None]:
 
 
 def _rate(folder: Path, has: Holder, resumed: bool, now: datetime) -> float | None:
-    """Steps per second between the last two evaluations, or before the first one so far."""
+    """Return steps per second between the last two evaluations, or before the first."""
     rows = [[float(text) for text in row] for row in _last_rows(folder / "timing.csv", 2)]
     if rows:
         before = rows[0] if len(rows) > 1 else [0.0]
@@ -240,7 +240,7 @@ def _rate(folder: Path, has: Holder, resumed: bool, now: datetime) -> float | No
 
 
 def _last_rows(file: Path, count: int) -> list[list[str]]:
-    """The last whole rows of a CSV file, at most `count`, without its header."""
+    """Return the last whole rows of a CSV file, at most `count`, without its header."""
     try:
         with file.open("rb") as stream:
             size = stream.seek(0, os.SEEK_END)
@@ -253,7 +253,7 @@ def _last_rows(file: Path, count: int) -> list[list[str]]:
 
 
 def disk_use(path: Path) -> Disk:
-    """What the files below a folder take; files that vanish meanwhile count nothing."""
+    """Return what the files below a folder take; files that vanish meanwhile count nothing."""
     checkpoints = total = 0
     for folder, _, files in os.walk(path):
         taken = sum(map(_blocks, (os.path.join(folder, file) for file in files)))

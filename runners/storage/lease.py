@@ -205,7 +205,7 @@ _own: weakref.WeakSet[_Claim] = weakref.WeakSet()
 
 
 def _close_in_child() -> None:
-    """A child that keeps the descriptor would keep the lock after its parent's death."""
+    """Close the descriptor in a child: it would keep the lock after its parent's death."""
     for claim in _own:
         if claim.descriptor >= 0:
             os.close(claim.descriptor)
@@ -259,7 +259,7 @@ def _number(path: Path) -> int:
 
 
 def _read(path: Path) -> bytes | None:
-    """The content of a claim, or None if it is gone."""
+    """Return the content of a claim, or None if it is gone."""
     try:
         with path.open("rb") as file:
             return file.read(SIZE)

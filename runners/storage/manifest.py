@@ -80,7 +80,7 @@ def now() -> str:
 
 
 def build(cell: Cell, device: str) -> dict[str, Any]:
-    """The run.json of a cell that starts now."""
+    """Return the run.json of a cell that starts now."""
     agent, facts_of_task = algos.load(cell.source), envs.task(cell.task)
     agent = algos.versions(agent).get(facts_of_task.observation_kind, agent)
     task = asdict(facts_of_task)

@@ -35,7 +35,7 @@ def write_requested(cells: Sequence[Cell], experiment: Path) -> None:
 
 
 def read_requested(experiment: Path) -> set[str]:
-    """The run directories of all cells that were asked for, relative to the experiment.
+    """Return the run directories of all cells that were asked for, relative to the experiment.
 
     Raises:
         UserError: a file cannot be read.

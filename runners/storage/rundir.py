@@ -26,7 +26,7 @@ from runners.storage.lease import Lease
 
 
 def experiment_folder(text: str) -> Path:
-    """The folder of an experiment: a bare name is one of `results/`."""
+    """Return the folder of an experiment: a bare name is one of `results/`."""
     return Path(text) if os.sep in text else Path("results") / text
 
 
@@ -208,7 +208,7 @@ def _text(value: object) -> str:
 
 
 def _difference(manifest: Mapping[str, Any], cell: Mapping[str, Any]) -> str:
-    """The first option in which a stored run and a wanted cell differ."""
+    """Return the first option in which a stored run and a wanted cell differ."""
     stored = {**manifest.get("config", {}), **manifest.get("protocol", {})}
     wanted = {**cell["config"], **cell["protocol"]}
     for key, value in wanted.items():

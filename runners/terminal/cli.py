@@ -52,7 +52,7 @@ def run_main(main: Callable[[], int]) -> NoReturn:
 
 
 def _mistakes() -> tuple[type[Exception], ...]:
-    """What packages below raise for a user's mistake; they bring torch, so only when needed."""
+    """Return what packages below raise for a user's mistake; they are loaded only if needed."""
     from algos import UnknownAlgo
     from algos.parts.config import OptionError
     from envs import NoRendering, UnknownTask

@@ -54,7 +54,7 @@ class Row:
         return self.status not in ("waiting", "running")
 
     def begin(self) -> None:
-        """The cell's process was started, perhaps once more."""
+        """Note that the cell's process was started, perhaps once more."""
         self.status, self.reason = "running", None
         self._marks.clear()
 
@@ -68,7 +68,7 @@ class Row:
         self.step, self.last_return = step, last_return
 
     def end(self, status: str, reason: str | None) -> None:
-        """The cell ended."""
+        """Note that the cell ended."""
         self.status, self.reason = status, reason
         if len(self._marks) > 2:  # thousands of ended rows must not pile up memory
             self._marks = deque((self._marks[0], self._marks[-1]))
@@ -106,7 +106,7 @@ class View:
         self._last_plain = time.monotonic()
 
     def row(self, cell: Cell) -> Row:
-        """The row of a cell."""
+        """Return the row of a cell."""
         return self.rows[cell.name]
 
     def __enter__(self) -> View:
@@ -172,7 +172,7 @@ class View:
 
 
 def make_table(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
-    """An empty table with columns of names on the left and of numbers on the right."""
+    """Return an empty table with columns of names on the left and of numbers on the right."""
     table = Table(title=title, title_justify="left")
     for column in names:
         table.add_column(column, no_wrap=column not in WRAPPED)
@@ -195,7 +195,7 @@ def _texts(row: Row) -> tuple[str, ...]:
 
 
 def number(value: float | None, decimals: int = 0) -> str:
-    """A number with thousands marked, `-` for none."""
+    """Return a number with thousands marked, `-` for none."""
     return "-" if value is None else f"{value:,.{decimals}f}"
 
 

@@ -64,7 +64,7 @@ def _time(action: Callable[[], object], seconds: float, most: int = 200) -> floa
 def random_transition(
     spaces: Spaces, rng: np.random.Generator, terminated: bool = False
 ) -> Transition:
-    """A step of one replica through unrelated observations."""
+    """Return a step of one replica through unrelated observations."""
 
     def normal(*shape: int) -> Array:
         return rng.standard_normal((1, *shape), np.float32)
@@ -99,7 +99,7 @@ def time_learning(agent: Agent, seconds: float) -> tuple[float, int]:
     start = time.perf_counter()
 
     def learn_once() -> int:
-        """Steps until an update learned, or until patience ends."""
+        """Take steps until an update learned, or until patience ends."""
         steps = 0
         while True:
             agent.observe(transition)
@@ -130,7 +130,7 @@ def tensor_bytes(node: object) -> int:
 
 
 def peak_bytes() -> int:
-    """The most main memory that this process has had so far."""
+    """Return the most main memory that this process has had so far."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -42,7 +42,7 @@ def make_runs(cells: Sequence[Cell], experiment: Path, replicas: int | None = 1)
 
 
 def _begun(cell: Cell, experiment: Path) -> Run:
-    """The group that a cell is part of, if it can go on; empty if the cell is alone."""
+    """Return the group that a cell is part of, if it can go on; empty if the cell is alone."""
     seeds = (RunDirectory(cell, experiment).read_manifest() or {}).get("replicas", [])
     group = tuple(dataclasses.replace(cell, seed=seed) for seed in seeds)
     if len(group) < 2:

@@ -60,7 +60,7 @@ class Progress:
 
 
 def make_agent(run: Run, device: str) -> Agent:
-    """The agent of a run, with one replica for each cell."""
+    """Return the agent of a run, with one replica for each cell."""
     cell = run[0]
     kind, task = agent_for(algos.load(cell.source), cell.task), envs.task(cell.task)
     assert kind is not None, "an unsupported cell is never run"
@@ -190,7 +190,7 @@ class Loop:
             replica.directory.sync()
 
     def _save_if_possible(self) -> None:
-        """A disk that is full now may not be at the next checkpoint: training goes on."""
+        """Save, and go on where the disk is full: it may not be at the next checkpoint."""
         try:
             self.save()
         except OSError as error:
@@ -242,7 +242,7 @@ class Loop:
 
     @contextmanager
     def _alone(self, replica: Replica) -> Iterator[None]:
-        """What goes wrong with one seed ends that seed, and no other."""
+        """End a seed with which something goes wrong, and no other."""
         try:
             yield
         except (Interrupted, LeaseLost):

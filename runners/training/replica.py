@@ -27,7 +27,7 @@ class Diverged(Exception):
 
 
 def make_env(task: str, seed: int | None = None, **options: Any) -> gymnasium.Env[Any, Any]:
-    """The task with actions in [-1, 1], mapped linearly onto its own box; see `envs.make`."""
+    """Make the task with actions in [-1, 1], mapped linearly onto its own box."""
     env = envs.make(task, seed=seed, **options)
     box = env.action_space
     assert isinstance(box, gymnasium.spaces.Box)
@@ -172,7 +172,7 @@ class Replica:
         return _transition(self.obs, action, reward, next_obs, terminated, truncated)
 
     def idle_step(self, action: Array) -> Transition:
-        """What an ended seed hands the agent of its run: a step that leads nowhere."""
+        """Return what an ended seed hands the agent of its run: a step that leads nowhere."""
         limit = envs.task(self.cell.task).max_episode_steps
         self.episode["length"] = self.episode["length"] % limit + 1
         cut = self.episode["length"] == limit
@@ -237,7 +237,7 @@ def _transition(
 
 
 def joined(steps: list[Transition]) -> Transition:
-    """The steps of R seeds as one transition with R replicas."""
+    """Return the steps of R seeds as one transition with R replicas."""
     if len(steps) == 1:
         return steps[0]
     return Transition(
@@ -246,7 +246,7 @@ def joined(steps: list[Transition]) -> Transition:
 
 
 def part_of(state: Any, single: Any, replica: int) -> Any:
-    """The part of one replica of a group's state.
+    """Return the part of one replica of a group's state.
 
     Args:
         state: nested dicts, lists and tensors with R replicas.

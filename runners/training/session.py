@@ -61,12 +61,12 @@ class _Record:
         self.directory.write_manifest(self.values)
 
     def finish(self, status: str, reason: str | None = None) -> None:
-        """It ended, or was stopped."""
+        """Record that it ended, or was stopped."""
         self.values["ended"] = manifest.now()
         self.write(status, reason)
 
     def give_up(self, status: str, reason: str) -> None:
-        """It ended badly; a disk that is full must not hide why."""
+        """Record that it ended badly; a disk that is full must not hide why."""
         try:
             self.finish(status, reason)
         except OSError:

@@ -211,7 +211,7 @@ class Sinks:
 
 
 def check_sinks(text: str | None) -> tuple[str, ...]:
-    """The sinks that a user names in a comma list, each once.
+    """Return the sinks that a user names in a comma list, each once.
 
     Raises:
         UserError: one is unknown or not installed.
@@ -261,7 +261,7 @@ def open_sinks(
 
 
 def _last_step(text: str) -> int:
-    """The step in the last row of a CSV file, -1 if it has none."""
+    """Return the step in the last row of a CSV file, -1 if it has none."""
     return int(text.rstrip().rpartition("\n")[2].partition(",")[0]) if text else -1
 
 

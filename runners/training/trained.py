@@ -20,7 +20,7 @@ from runners.training.loop import make_agent
 
 
 def read_cell(run: Path, source: str | None = None) -> Cell:
-    """The cell that a run directory holds.
+    """Return the cell that a run directory holds.
 
     Args:
         run: `results/<experiment>/<suite>/<task>/<algo>/seed-<k>`.
@@ -50,7 +50,7 @@ def read_cell(run: Path, source: str | None = None) -> Cell:
 
 
 def load_policy(run: Path, device: str = "cpu", source: str | None = None) -> Agent:
-    """The trained agent of a run, with an empty memory if the run has ended.
+    """Return the trained agent of a run, with an empty memory if the run has ended.
 
     Args:
         run: its directory.
