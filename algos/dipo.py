@@ -151,17 +151,21 @@ class DIPO(OffPolicyAgent):
             "batch_size": 128,
         },
     }
-    # README of the released code, for the v3 tasks. Humanoid-v5 takes Humanoid-v3's.
+    # README of the released code, for the v3 tasks. Humanoid takes Humanoid-v3's.
     task_overrides = {
-        "gym/Ant-v5": {"max_grad_norm": 0.8},
-        "gym/HalfCheetah-v5": {
-            "action_grad_ratio": 0.08,
-            "action_gradient_steps": 40,
-            "actor_target_every": 2,
-        },
-        "gym/Hopper-v5": {"max_grad_norm": 1.0, "action_grad_ratio": 0.3},
-        "gym/Humanoid-v5": {},
-        "gym/Walker2d-v5": {"action_grad_ratio": 0.08},
+        f"gym/{task}-v{version}": options
+        for version in (4, 5)
+        for task, options in {
+            "Ant": {"max_grad_norm": 0.8},
+            "HalfCheetah": {
+                "action_grad_ratio": 0.08,
+                "action_gradient_steps": 40,
+                "actor_target_every": 2,
+            },
+            "Hopper": {"max_grad_norm": 1.0, "action_grad_ratio": 0.3},
+            "Humanoid": {},
+            "Walker2d": {"action_grad_ratio": 0.08},
+        }.items()
     }
 
     def build(self) -> None:

@@ -25,8 +25,7 @@ step of A2C (V' is the target critic, d_h = 1 where step h ended the task):
 
 The size of an actor step is D = mean |log pi_new - log pi_old|. A line search shrinks
 the step until D is within 20 % of 0.01, and the learning rate it starts from follows the
-D of the first trial. The rate starts at its cap, so that a step is never longer than
-Adam's.
+D of the first trial. It starts at its cap, so that a step is never longer than Adam's.
 
 All this and every default is the authors' code, marc-rigter/polygrad-world-models 62d0054
 (2024-03-22); the text of the paper was not consulted. Where the code looks unintended, each
@@ -39,10 +38,9 @@ reading is an option, and the preset `released` is the code:
 * Its guidance carries an action past the mean where lam > sigma², and beyond 2 sigma² out of
   bounds; then v rises with lam, and lam without end. Default: it stops at the mean.
 * The last clip of imagined actions, at mu +- 3 sigma, keeps its gradient, so that the loss of the
-  actor reaches mu and sigma through the clipped actions too. Not so here, not even in `released`:
-  actions are data. It concerns those beyond 3 sigma, 3 in 1000 when v is 1.
-* It left out actions of log pi below -10 per dimension until 63ee1e9. Default: they are left out
-  (`log_prob_floor`).
+  actor reaches mu and sigma through clipped actions too (3 in 1000 when v is 1). Not so here, not
+  even in `released`: actions are data.
+* It left out actions of log pi below -10 per dimension until 63ee1e9. Default: it does.
 
 What differs without an option (age of a batch, random prefill, precision) and what each reading
 does stands in `docs/algorithms/polygrad.md`.
@@ -96,9 +94,7 @@ class PolyGRADConfig(AgentConfig):
     agent_start: int = option(1000, "further steps before the actor-critic learns (code)", low=0)
     update_every: int = option(4, "steps for one imagined batch and its update (code)", low=1)
     denoiser_updates: int = option(4, "denoiser updates at each of these times (code)", low=1)
-    replay_capacity: int = option(
-        2_000_000, "steps kept (code: 20,000 episodes, more than any published run fills)", low=2
-    )
+    replay_capacity: int = option(2_000_000, "steps kept (code: 20,000 episodes)", low=2)
     horizon: int = option(10, "steps H of a window (code)", low=2)
     truncated_padding: str = option(
         "none",
@@ -122,9 +118,7 @@ class PolyGRADConfig(AgentConfig):
         choices=("gradient", "sample", "none"),
     )
     guidance_scale: float = option(0.005, "lam at the start (code)", low=1e-8)
-    guidance_learning_rate: float = option(
-        3e-3, "rate of log lam; 0 keeps lam (code; 3e-2 with a fixed data set)", low=0.0
-    )
+    guidance_learning_rate: float = option(3e-3, "rate of log lam; 0 keeps lam (code)", low=0.0)
     overshoot: bool = option(False, "let guidance carry actions past the mean (code)")
     guidance_states: str = option(
         "x0",
@@ -142,8 +136,7 @@ class PolyGRADConfig(AgentConfig):
     tau: float = option(0.005, "rate of the target critic (code: 0.995)", low=0.0, high=1.0)
     log_prob_floor: float = option(
         -10.0,
-        "per action dimension, leaves out actions too unlikely under pi; 0 leaves out none "
-        "(code until 63ee1e9, not in 62d0054)",
+        "of log pi per action dimension: leaves out less likely actions; 0 none (code: none)",
         high=0.0,
     )
     learn_at_end: bool = option(False, "train at the step that ends the task too (code: off)")
@@ -162,36 +155,26 @@ class PolyGRAD(Agent):
     paper = "Rigter et al. 2023, World Models via Policy-Guided Trajectory Diffusion, 2312.08533"
     Config = PolyGRADConfig
     config: PolyGRADConfig
-    # The number of trials of a line search depends on the data, and a replica may be
-    # without a finished episode while others learn. Nothing is lost: one imagined batch
-    # of 1024 windows fills a machine.
+    # The trials of a line search depend on the data, and a replica may be without a finished
+    # episode while others learn. Nothing is lost: one imagined batch fills a machine.
     max_replicas = 1
     presets = {
         "released": {  # but for the gradient through the last clip, see above
-            "truncated_padding": "zeros",
-            "overshoot": True,
-            "line_search": "released",
-            "log_prob_floor": 0.0,
+            **{"truncated_padding": "zeros", "overshoot": True},
+            **{"line_search": "released", "log_prob_floor": 0.0},
         },
         "quick": {
-            "agent_start": 0,
-            "diffusion_steps": 32,
-            "denoiser_hidden": 256,
-            "denoiser_layers": 3,
-            "batch_size": 128,
-            "imagined_batch": 128,
-            "hidden": 128,
+            **{"diffusion_steps": 32, "denoiser_hidden": 256, "denoiser_layers": 3, "hidden": 128},
+            **{"agent_start": 0, "batch_size": 128, "imagined_batch": 128},
             # A few hundred updates, so larger steps; lam is one of 32 pulls, not of 128.
-            "denoiser_learning_rate": 1e-3,
-            "guidance_scale": 0.02,
+            **{"denoiser_learning_rate": 1e-3, "actor_learning_rate": 3e-4, "policy_change": 0.03},
+            **{"critic_learning_rate": 1e-3, "guidance_scale": 0.02},
             "guidance_learning_rate": 1e-2,
-            "actor_learning_rate": 3e-4,
-            "critic_learning_rate": 1e-3,
-            "policy_change": 0.03,
         },
     }
     task_overrides = {
-        task: {"schedule_tau": 0.1} for task in ("mbbl/Hopper", "mbbl/Hopper-ET", "gym/Hopper-v5")
+        task: {"schedule_tau": 0.1}
+        for task in ("mbbl/Hopper", "mbbl/Hopper-ET", "gym/Hopper-v4", "gym/Hopper-v5")
     }
     rule_exceptions = {
         "terminated_is_not_truncated": "windows lie inside one episode, so a time limit decides "

@@ -118,10 +118,9 @@ class QVPO(OffPolicyAgent):
         },
     }
     task_overrides = {
-        "gym/Ant-v5": {"target_samples": 2},
-        "gym/Hopper-v5": {"target_samples": 1},
-        "gym/Humanoid-v5": {"target_samples": 2},
-        "gym/Walker2d-v5": {"target_samples": 2},
+        f"gym/{task}-v{version}": {"target_samples": samples}
+        for version in (4, 5)
+        for task, samples in {"Ant": 2, "Hopper": 1, "Humanoid": 2, "Walker2d": 2}.items()
     }
 
     def build(self) -> None:

@@ -296,6 +296,7 @@ def test_options_are_those_of_the_released_code_and_its_table() -> None:
     table = {
         task: tuple(getattr(build_config(DIPO.Config, options), name) for name in names)
         for task, options in DIPO.task_overrides.items()
+        if task.endswith("-v5")
     }
     assert table == {
         "gym/Hopper-v5": (1.0, 0.3, 20, 1),
