@@ -29,7 +29,13 @@ TICK_SECONDS = 0.2
 TRIES = 3
 """How often a run is begun whose worker stalls."""
 # The first optimiser of a process imports torch._dynamo, which takes about two seconds.
-PRELOAD = ["runners.sweep", "runners.training.session", "torch._dynamo", "runners.launchers.warm"]
+PRELOAD = [
+    "runners.launchers.choose",
+    "runners.terminal.machine",
+    "runners.training.session",
+    "torch._dynamo",
+    "runners.launchers.warm",
+]
 
 
 @dataclass

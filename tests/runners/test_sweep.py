@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -18,6 +20,7 @@ from runners.training.session import run_cell
 from runners.training.worker import StopFlag
 from tests.helpers.runs import (
     FAKES,
+    ROOT,
     TINY,
     Forked,
     Still,
@@ -203,3 +206,14 @@ def test_a_stop_before_a_worker_has_begun_is_no_failure(experiment, monkeypatch,
     assert "still seed 0: stopped" in out
     assert "failed" not in out
     assert out.endswith("stopped and saved; run the same command to go on\n")
+
+
+def test_workers_of_the_real_command_print_nothing_into_its_table(tmp_path):
+    command = ["-m", "runners.sweep", "--protocol=toy", "--algos=sac", "--seeds=1", "--steps=80"]
+    done = subprocess.run(
+        [sys.executable, *command, "--no-report", f"--experiment={tmp_path / 'e'}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
