@@ -133,7 +133,7 @@ GYM_200K = Protocol(
     eval_episodes=10,
     log_every=1_000,
     reported=("last4", "last"),
-    note="gym v4 beside the values of eleven methods at 100,000 and 200,000 steps that "
+    note="gym v4 beside the values of nine methods at 100,000 and 200,000 steps that "
     "DAVIAN-Robotics/SimbaV2 86899c2 keeps; random steps as in its code",
 )
 
